@@ -4,6 +4,9 @@ Every picture enters as 8-bit RGB. §3 resizes the smaller side, takes the centr
 the per-pixel mean over the training pictures, and cuts ten crops (four corners and the centre,
 each with its mirror image); training may instead cut at random, as Krizhevsky did.
 
+The embedded scale stands on :func:`photographs`, ten real pictures that ship inside the wheels of
+scikit-image, scikit-learn and matplotlib, so that nothing has to be downloaded.
+
 Source: Zeiler & Fergus, §3, doi:10.1007/978-3-319-10590-1_53.
 
 Example::
@@ -11,21 +14,25 @@ Example::
     from zfcore.data import photographs, to_input
     from zfcore.model import load
     network, card = load("zfnet-64")
-    x = to_input([photographs()["chelsea"].pixels], card)      # (1, 3, 56, 56)
+    x = to_input([photographs()["chelsea"], "my-cat.jpg"], card)      # (2, 3, 56, 56)
+    network(x).softmax(1)                                             # (2, 200)
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import platformdirs
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
@@ -53,6 +60,174 @@ def data_root() -> Path:
     return Path(os.environ.get("ZFCORE_DATA") or platformdirs.user_data_dir("zfcore"))
 
 
+# ------------------------------------------------------------------------------ photographs
+@dataclass(frozen=True)
+class Photograph:
+    """A real photograph that ships inside an installed package.
+
+    ``title`` names what it shows, ``alt`` tells a reader who cannot see it, ``credit`` and
+    ``licence`` say whose it is; ``wnid`` is its WordNet class in Tiny-ImageNet, where it has one.
+    """
+
+    name: str
+    title: str
+    alt: str
+    credit: str
+    licence: str
+    package: str
+    file: str
+    wnid: str | None = None
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """The picture, (H, W, 3) uint8; decoded when first asked for, then kept, read-only."""
+        spec = find_spec(self.package)
+        path = Path(spec.origin).parent / self.file if spec else Path(self.file)
+        if not path.exists():
+            raise FileNotFoundError(
+                f"the photograph {self.name!r} ships with the package {self.package}, "
+                f"but {path} is missing; install the package again from its wheel"
+            )
+        pixels = decode(path)
+        pixels.flags.writeable = False
+        return pixels
+
+
+_PHOTOGRAPHS = (
+    Photograph(
+        "chelsea", "Chelsea the cat",
+        "The face of a tabby cat, filling the picture and turned slightly to the right: two green eyes, "
+        "a pink nose below the middle, white whiskers, a dark striped forehead; the background is blurred.",
+        "Stéfan van der Walt, in scikit-image", "CC0", "skimage", "data/chelsea.png", "n02124075",
+    ),
+    Photograph(
+        "coffee", "A cup of espresso",
+        "A brown cup with a white inside, full of espresso with pale foam, on a reddish-brown saucer with a "
+        "small metal spoon, seen from above on a wooden table.",
+        "Rachel Michetti, courtesy of Pikolo Espresso Bar, in scikit-image", "CC0",
+        "skimage", "data/coffee.png", "n07920052",
+    ),
+    Photograph(
+        "rocket", "A rocket before its launch",
+        "A slim white rocket stands upright on its pad in the middle of the picture at dusk, between four "
+        "lattice towers; the sky is dark blue and a row of lamps shines along the ground.",
+        "SpaceX, the DSCOVR launch, in scikit-image", "public domain",
+        "skimage", "data/rocket.jpg", "n04008634",
+    ),
+    Photograph(
+        "grace_hopper", "Grace Hopper in uniform",
+        "Portrait of an elderly woman in a dark naval uniform with ribbons on her chest, glasses and an "
+        "officer's white cap, in front of a flag of the United States and a blue wall.",
+        "James S. Davis, US Navy, in matplotlib", "public domain",
+        "matplotlib", "mpl-data/sample_data/grace_hopper.jpg", "n03763968",
+    ),
+    Photograph(
+        "astronaut", "Eileen Collins",
+        "A smiling woman with short fair hair in an orange space suit, her helmet at the lower right; behind "
+        "her a flag of the United States at the left and a model of the space shuttle at the right.",
+        "NASA, in scikit-image", "public domain", "skimage", "data/astronaut.png",
+    ),
+    Photograph(
+        "china", "A pagoda above a lake",
+        "An eight-sided Chinese tower of several storeys with curved tiled roofs stands left of the middle "
+        "among trees, above a wide lake under a pale sky.",
+        "Daniel Buechele, in scikit-learn", "CC BY 2.0", "sklearn", "datasets/images/china.jpg",
+    ),
+    Photograph(
+        "flower", "A dahlia",
+        "A round orange dahlia with many rows of small petals, in sharp focus against dark green leaves; a "
+        "second one is cut off by the lower edge.",
+        "vultilion, in scikit-learn", "CC BY 2.0", "sklearn", "datasets/images/flower.jpg",
+    ),
+    Photograph(
+        "retina", "The back of an eye",
+        "An orange-red disc on black, the inside of a human eye: thin dark blood vessels branch from a "
+        "bright yellow spot at the left, and a darker spot lies in the middle.",
+        "Mikael Häggström, in scikit-image", "CC0", "skimage", "data/retina.jpg",
+    ),
+    Photograph(
+        "hubble", "Hubble's extreme deep field",
+        "Hundreds of galaxies, small spots and spirals in white, yellow, orange and blue, scattered over a "
+        "black sky.",
+        "NASA, in scikit-image", "public domain", "skimage", "data/hubble_deep_field.jpg",
+    ),
+    Photograph(
+        "tissue", "Glands under the microscope",
+        "A stained section of colon: brown, folded glands with pale gaps between them and many small blue "
+        "cell nuclei on a light ground.",
+        "Center for Microscopy and Molecular Imaging, in scikit-image", "no known restrictions",
+        "skimage", "data/ihc.png",
+    ),
+)  # fmt: skip
+
+
+def photographs() -> dict[str, Photograph]:
+    """The ten photographs by name; the first four show something that Tiny-ImageNet has a class for."""
+    return {photograph.name: photograph for photograph in _PHOTOGRAPHS}
+
+
+def patches(split: str, size: int = 64) -> LabelledPictures:
+    """Patches of the photographs, labelled by the photograph they come from; 4,000 ``train``, 1,000 ``val``.
+
+    It is a data set with which to exercise the machinery, and nothing else: no claim of the paper
+    can be judged on it. ``val`` patches lie within the middle 30 % of a photograph's longer side,
+    ``train`` patches within the rest, so that no pixel belongs to both. Photographs are taken at
+    512 px of their smaller side at most; windows of 1, 1.5 and 2 times ``size`` (smaller ones
+    where the region ends) are spread evenly over each region and resized to ``size``.
+
+    Parameters
+    ----------
+    split
+        ``"train"`` or ``"val"``.
+    size
+        Side of the patches in pixels.
+
+    Raises
+    ------
+    ValueError
+        Unknown split, or a ``size`` for which the regions have no room.
+    """
+    if split not in ("train", "val"):
+        raise ValueError(f"unknown split {split!r}; known: train, val")
+    every, labels, files = [], [], []
+    names = sorted(photographs())
+    for label, name in enumerate(names):
+        pixels = photographs()[name].pixels
+        image = Image.fromarray(_resized(pixels, min(512, *pixels.shape[:2])))
+        for left, top, window in _windows(image.size, split, size):
+            patch = image.crop((left, top, left + window, top + window))
+            every.append(np.asarray(patch.resize((size, size), Image.Resampling.BILINEAR)))
+            labels.append(label)
+            files.append(f"{name} ({left}, {top}) + {window}")
+    return LabelledPictures(
+        torch.from_numpy(np.stack(every)).permute(0, 3, 1, 2).contiguous(),  # (N, S, S, 3) -> (N, 3, S, S)
+        torch.tensor(labels),
+        tuple(names),
+        tuple(photographs()[name].title for name in names),
+        tuple(files),
+    )
+
+
+def _windows(picture: tuple[int, int], split: str, size: int) -> list[tuple[int, int, int]]:
+    """Square windows (left, top, side) within the regions of ``split`` in a (width, height) picture."""
+    width, height = picture
+    longer = max(picture)
+    first, last = round(0.35 * longer), round(0.65 * longer)
+    bands = [(first, last)] if split == "val" else [(0, first), (last, longer)]
+    windows = []
+    for n in range(100 if split == "val" else 400):
+        start, stop = bands[n % len(bands)]
+        side = min(round(size * (1, 1.5, 2)[n % 3]), stop - start, *picture)
+        if side < size:
+            raise ValueError(f"patches of {size} px do not fit; the narrowest region has {stop - start} px")
+        # Multiples of the plastic number's inverse powers fill a rectangle evenly, with no random draw.
+        along = start + int((n * 0.7548776662466927) % 1 * (stop - start - side + 1))
+        across = int((n * 0.5698402909980532) % 1 * (min(picture) - side + 1))
+        windows.append((along, across, side) if width >= height else (across, along, side))
+    return windows
+
+
+# ------------------------------------------------------------------------------ Tiny-ImageNet
 def tiny_imagenet(split: str, root: str | os.PathLike | None = None) -> LabelledPictures:
     """Tiny-ImageNet-200 in its original layout: 100,000 ``train`` or 10,000 ``val`` pictures of 64×64.
 
@@ -77,16 +252,26 @@ def tiny_imagenet(split: str, root: str | os.PathLike | None = None) -> Labelled
     words = dict(line.split("\t", 1) for line in (base / "words.txt").read_text().splitlines())
     label_of = {wnid: label for label, wnid in enumerate(classes)}
     if split == "train":
-        files = [path for wnid in classes for path in sorted((base / "train" / wnid / "images").glob("*.JPEG"))]
+        files = [
+            path for wnid in classes for path in sorted((base / "train" / wnid / "images").glob("*.JPEG"))
+        ]
         labels = [label_of[path.parent.parent.name] for path in files]
     else:
         rows = [line.split("\t") for line in (base / "val" / "val_annotations.txt").read_text().splitlines()]
         files = [base / "val" / "images" / row[0] for row in rows]
         labels = [label_of[row[1]] for row in rows]
+    if not files:
+        raise FileNotFoundError(f"{base} has no {split} pictures; run `zfcore data get tiny-imagenet`")
     pixels = torch.empty((len(files), 3, 64, 64), dtype=torch.uint8)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         decoded = pool.map(decode, files)
-        for n, picture in enumerate(tqdm(decoded, f"reading {split}", len(files), unit="picture", leave=False)):
+        for n, picture in enumerate(
+            tqdm(decoded, f"reading {split}", len(files), unit="picture", leave=False)
+        ):
+            if picture.shape != (64, 64, 3):
+                raise ValueError(
+                    f"{files[n]} is {picture.shape[1]} × {picture.shape[0]} px; Tiny-ImageNet has 64 × 64"
+                )
             pixels[n] = torch.from_numpy(picture).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
     return LabelledPictures(
         pixels,
@@ -97,10 +282,195 @@ def tiny_imagenet(split: str, root: str | os.PathLike | None = None) -> Labelled
     )
 
 
-def decode(source: str | os.PathLike | Image.Image | np.ndarray) -> np.ndarray:
-    """Decode one picture to 8-bit RGB, (H, W, 3) uint8."""
-    with Image.open(source) as image:
-        return np.asarray(image.convert("RGB"))
+# ------------------------------------------------------------------------------ decoding
+Picture = str | os.PathLike | IO[bytes] | Image.Image | np.ndarray | Tensor | Photograph
+
+
+def decode(source: Picture) -> np.ndarray:
+    """Decode one picture to 8-bit RGB.
+
+    Grey, palette, CMYK and other colour spaces become RGB by Pillow's plain formulas (no colour
+    profile is applied); what is transparent is laid on white; 16-bit grey is scaled by 255/65535;
+    the rotation in EXIF is carried out; of an animation the first frame is taken.
+
+    Parameters
+    ----------
+    source
+        A picture file (or an open binary one), a PIL image, a :class:`Photograph`, or an array
+        (H, W, 3) uint8, which is handed back as it is.
+
+    Returns
+    -------
+    ndarray
+        (H, W, 3) uint8.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        It is no picture, is truncated, is larger than ``PIL.Image.MAX_IMAGE_PIXELS``, has a pixel
+        type without a fixed range (floats, 32-bit integers), or is an array of another shape or type.
+    """
+    if isinstance(source, Photograph):
+        return source.pixels
+    if isinstance(source, Tensor):
+        source = source.cpu().numpy()
+    if isinstance(source, np.ndarray):
+        if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8 or source.size == 0:
+            raise ValueError(
+                f"an array picture is (H, W, 3) uint8 in [0, 255], not {source.shape} {source.dtype}"
+            )
+        return source
+    if isinstance(source, Image.Image):
+        return _to_rgb(source, getattr(source, "filename", "") or "the PIL image")
+    name = getattr(source, "name", "the open file") if hasattr(source, "read") else os.fspath(source)
+    try:
+        image = Image.open(source)
+    except FileNotFoundError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{name} is too large: {error}; make it smaller first") from error
+    except Exception as error:  # Pillow's parsers raise whatever a damaged file makes them stumble over
+        raise ValueError(_undecodable(name, error)) from error
+    with image:
+        return _to_rgb(image, name)
+
+
+def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
+    """A PIL image of any mode as (H, W, 3) uint8."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit and image.width * image.height > limit:
+        raise ValueError(
+            f"{name} is too large: {image.width} × {image.height} px, and at most {limit:,} pixels "
+            "are accepted (PIL.Image.MAX_IMAGE_PIXELS); make it smaller first"
+        )
+    try:
+        image = ImageOps.exif_transpose(image)
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            image = _from_deep_grey(image)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        pixels = np.array(image.convert("RGB"))
+    except Exception as error:  # as above: pixels are parsed only here
+        raise ValueError(_undecodable(name, error)) from error
+    if pixels.size == 0:
+        raise ValueError(_undecodable(name, "it has no pixels"))
+    return pixels
+
+
+def _from_deep_grey(image: Image.Image) -> Image.Image:
+    """16-bit grey as 8-bit grey; 32-bit integers pass if they are 16-bit values in a wider type."""
+    values = np.asarray(image)
+    if image.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+        raise ValueError(f"pixels of mode {image.mode} have no fixed range; scale them to 8 bits first")
+    return Image.fromarray((values / 257).round().astype(np.uint8))
+
+
+def _undecodable(name: str, error: object) -> str:
+    return (
+        f"{name} cannot be decoded ({error}); accepted are whole picture files that Pillow reads "
+        "(JPEG, PNG, WebP, GIF, TIFF, BMP, …), PIL images, and uint8 arrays (H, W, 3)"
+    )
+
+
+# ------------------------------------------------------------------------------ preprocessing, §3
+def to_input(pictures: Iterable[Picture], card: dict) -> Tensor:
+    """Pictures as the network of ``card`` wants them: (squares − mean) / scale.
+
+    Parameters
+    ----------
+    pictures
+        A list of pictures (files, PIL images, arrays (H, W, 3) uint8, photographs), or one array
+        or tensor (N, H, W, 3) uint8.
+    card
+        The card that came with the weights: ``resize``, ``input_size``, ``scale`` and ``mean``.
+
+    Returns
+    -------
+    Tensor
+        (N, 3, S, S) float32, S = ``card["input_size"]``.
+
+    Raises
+    ------
+    ValueError
+        A picture cannot be decoded (it is named), or the card lacks an entry.
+    TypeError
+        One picture instead of a list.
+    """
+    x = torch.from_numpy(squares(pictures, card)).permute(0, 3, 1, 2).float()  # (N, S, S, 3) -> (N, 3, S, S)
+    mean, scale = (_of_card(card, key) for key in ("mean", "scale"))
+    if not isinstance(mean, Tensor) or mean.shape != (3, card["resize"], card["resize"]):
+        raise ValueError(
+            f"card['mean'] is a tensor (3, {card['resize']}, {card['resize']}), the per-pixel mean over the "
+            f"training pictures; `zfcore.model.load` puts it there, a card read as JSON has none"
+        )
+    return (x - centre_crop(mean, card["input_size"])) / scale
+
+
+def squares(pictures: Iterable[Picture], card: dict) -> np.ndarray:
+    """What the network sees of each picture, before the mean is subtracted: for display beside its maps.
+
+    The smaller side is resized to ``card["resize"]`` = R, the longer one to R·long/short, rounded;
+    then the centre R×R, then the centre S×S of that, S = ``card["input_size"]`` (a side left over is
+    cut off by one pixel more at the bottom or right).
+
+    The resampling is Pillow's ``BILINEAR``, a triangle filter that widens when it shrinks. With
+    s = old side / new side, output pixel i of a row takes the input pixels j with weights in
+    proportion to ``max(0, 1 − |j + ½ − (i + ½)s| / max(s, 1))``, their sum being 1; first every row,
+    rounded to 8 bits, then every column, rounded to 8 bits. A picture whose smaller side is
+    already R is not resampled.
+
+    Returns
+    -------
+    ndarray
+        (N, S, S, 3) uint8. Parameters and errors as in :func:`to_input`.
+    """
+    if (
+        isinstance(pictures, str | os.PathLike | Image.Image | Photograph)
+        or getattr(pictures, "ndim", 4) == 3
+    ):
+        raise TypeError(
+            "expected a list of pictures or an array (N, H, W, 3), but got a single picture; put it in a list"
+        )
+    side, size = (_of_card(card, key) for key in ("resize", "input_size"))
+    if size > side:
+        raise ValueError(
+            f"the card asks for {size} px crops of {side} px pictures; input_size ≤ resize is accepted"
+        )
+    every = [_centre(_centre(_resized(decode(picture), side), side), size) for picture in pictures]
+    return np.stack(every) if every else np.empty((0, size, size, 3), np.uint8)
+
+
+def _of_card(card: dict, key: str):
+    if key not in card:
+        raise ValueError(
+            f"the card has no {key!r}; it has {', '.join(card)}. Take it from `zfcore.model.load`"
+        )
+    return card[key]
+
+
+def _resized(pixels: np.ndarray, side: int) -> np.ndarray:
+    """(H, W, 3) uint8 with its smaller side brought to ``side``; :func:`squares` says how."""
+    height, width = pixels.shape[:2]
+    short = min(height, width)
+    if short == side:
+        return pixels
+    height, width = (
+        (2 * length * side + short) // (2 * short) for length in (height, width)
+    )  # halves round up
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit and height * width > limit:
+        raise ValueError(
+            f"a picture of {pixels.shape[1]} × {pixels.shape[0]} px is too long and narrow; crop it first"
+        )
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _centre(pixels: np.ndarray, side: int) -> np.ndarray:
+    top, left = ((length - side) // 2 for length in pixels.shape[:2])
+    return pixels[top : top + side, left : left + side]
 
 
 def crop_flip(pixels: Tensor, tops: Tensor, lefts: Tensor, mirrored: Tensor, size: int) -> Tensor:
@@ -122,7 +492,9 @@ def crop_flip(pixels: Tensor, tops: Tensor, lefts: Tensor, mirrored: Tensor, siz
     steps = torch.arange(size, device=pixels.device)
     rows = tops[:, None] + steps  # (N, size)
     columns = lefts[:, None] + torch.where(mirrored[:, None], size - 1 - steps, steps)
-    pictures = torch.arange(n, device=pixels.device) if len(pixels) == n else torch.zeros(n, dtype=torch.int64)
+    pictures = (
+        torch.arange(n, device=pixels.device) if len(pixels) == n else torch.zeros(n, dtype=torch.int64)
+    )
     channels = torch.arange(c, device=pixels.device)
     return pixels[
         pictures.to(pixels.device)[:, None, None, None],
@@ -154,8 +526,3 @@ def mean_picture(pixels: Tensor, batch: int = 4096) -> Tensor:
     """The per-pixel mean of (N, 3, H, W) uint8 pictures as (3, H, W) float32 in [0, 255]."""
     total = sum(part.double().sum(0) for part in pixels.split(batch))
     return (total / len(pixels)).float()
-
-
-def as_batch(pictures: Sequence[np.ndarray]) -> Tensor:
-    """Stack pictures of one size, each (H, W, 3) uint8, into (N, 3, H, W) uint8."""
-    return torch.stack([torch.from_numpy(np.ascontiguousarray(p)).permute(2, 0, 1) for p in pictures])

@@ -25,14 +25,16 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -87,15 +89,22 @@ class Architecture:
             if label == "flatten":
                 names[label] = label
                 continue
-            part = "features" if label[:-1] in ("conv", "relu", "pool", "norm") and label[-1] < "6" else "classifier"
+            part = (
+                "features"
+                if label[:-1] in ("conv", "relu", "pool", "norm") and label[-1] < "6"
+                else "classifier"
+            )
             names[label] = f"{part}.{count[part]}"
             count[part] += 1
         return names
 
     def widened(self, width: float) -> Architecture:
-        """The same network with every number of maps and hidden units multiplied by ``width``."""
-        convs = tuple(replace(c, maps=max(c.groups, round(c.maps * width))) for c in self.convs)
-        return replace(self, convs=convs, hidden=tuple(round(h * width) for h in self.hidden))
+        """The same network with every number of maps and hidden units multiplied by ``width``.
+
+        Numbers of maps stay even, so that Krizhevsky's two groups divide them.
+        """
+        convs = tuple(replace(c, maps=max(2, 2 * round(c.maps * width / 2))) for c in self.convs)
+        return replace(self, convs=convs, hidden=tuple(max(1, round(h * width)) for h in self.hidden))
 
 
 def _conv_layers(maps, first, second, pool, last_pool, groups=(1, 1, 1, 1, 1)) -> tuple[Conv, ...]:
@@ -154,7 +163,9 @@ def _catalogue() -> dict[str, Architecture]:
         norm_first=True,
     )
 
-    def small(name: str, first: tuple[int, int, int], second: tuple[int, int, int], **options) -> Architecture:
+    def small(
+        name: str, first: tuple[int, int, int], second: tuple[int, int, int], **options
+    ) -> Architecture:
         groups = options.pop("groups", (1, 1, 1, 1, 1))
         convs = _conv_layers((48, 128, 192, 192, 128), first, second, padded, flush, groups)
         # Inputs are divided by 64 here, so Krizhevsky's alpha of 1e-4 would do nothing.
@@ -177,28 +188,51 @@ def _catalogue() -> dict[str, Architecture]:
     return {architecture.name: architecture for architecture in every}
 
 
+#: The paper's networks, the rows of its tables and the adaptations to small pictures, by name.
 ARCHITECTURES: dict[str, Architecture] = _catalogue()
 
 
 # ------------------------------------------------------------------------------ modules
 class _ContrastNormFunction(torch.autograd.Function):
-    """The norm as shifted slices, with its gradient by hand: g·t − 2αβ·x·Σ(g·x·t/s), t = s^−β."""
+    """The norm as shifted slices, with its gradient by hand: g·t − 2αβ·x·Σ(g·x·t/s), t = s^−β.
+
+    The scale s is computed again for the gradient: in the cache that is cheaper than to fetch it.
+    """
 
     @staticmethod
     def forward(ctx, x, size, alpha, beta, k):
-        s = _channel_window_sum(x * x, size).mul_(alpha).add_(k)
-        t = _negative_power(s, beta)
-        ctx.save_for_backward(x, s, t)
-        ctx.constants = size, alpha, beta
-        return x * t
+        ctx.save_for_backward(x)
+        ctx.constants = size, alpha, beta, k
+        return _few_at_a_time(lambda x: _negative_power(_scale(x, size, alpha, k), beta).mul_(x), x)
 
     @staticmethod
+    @once_differentiable  # the backward pass keeps no graph: a second derivative through it would be wrong
     def backward(ctx, g):
-        x, s, t = ctx.saved_tensors
-        size, alpha, beta = ctx.constants
-        gt = g * t
-        spread = _channel_window_sum(gt * x / s, size)
-        return gt.sub_(x * spread, alpha=2 * alpha * beta), None, None, None, None
+        size, alpha, beta, k = ctx.constants
+
+        def gradient(x, g):
+            s = _scale(x, size, alpha, k)
+            gt = _negative_power(s, beta).mul_(g)
+            spread = _channel_window_sum((gt * x).div_(s), size)
+            return gt.addcmul_(x, spread, value=-2 * alpha * beta)
+
+        return _few_at_a_time(gradient, ctx.saved_tensors[0], g), None, None, None, None
+
+
+def _few_at_a_time(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """``function`` of (N, …) tensors, on a CPU by so few pictures that what lies between stays in the cache."""
+    x = tensors[0]
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return function(*tensors)
+    result, pictures = torch.empty_like(x), max(1, 2**18 // max(1, x.shape[1:].numel()))
+    for part, *arguments in zip(*(t.split(pictures) for t in (result, *tensors)), strict=True):
+        part.copy_(function(*arguments))
+    return result
+
+
+def _scale(x: Tensor, size: int, alpha: float, k: float) -> Tensor:
+    """Krizhevsky's k + α Σ x² over neighbouring maps."""
+    return _channel_window_sum(x * x, size).mul_(alpha).add_(k)
 
 
 def _channel_window_sum(x: Tensor, size: int) -> Tensor:
@@ -230,8 +264,15 @@ class ContrastNorm(nn.LocalResponseNorm):
 
     def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0):
         if size < 1 or size % 2 == 0:
-            raise ValueError(f"the window spans {size} maps; it needs an odd number, so that it has a middle map")
+            raise ValueError(
+                f"the window spans {size} maps; it needs an odd number, so that it has a middle map"
+            )
         super().__init__(size, alpha, beta, k)
+
+    @property
+    def alpha_per_map(self) -> float:
+        """What one map's square is multiplied by; for the base class it would be ``alpha / size``."""
+        return self.alpha
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` of shape (N, C, …); any float dtype, same shape and dtype out."""
@@ -251,39 +292,42 @@ class ConvNet(nn.Sequential):
         self.flatten = nn.Flatten()
         self.classifier = nn.Sequential()
         paths = architecture.named_layers()
-        for label, module in _stages(architecture):
+        for label, make in _stages(architecture):
             if label != "flatten":
                 part, index = paths[label].split(".")
-                getattr(self, part).add_module(index, module)
+                getattr(self, part).add_module(index, make())
 
 
-def _stages(a: Architecture) -> Iterator[tuple[str, nn.Module]]:
-    """Every module of the network in order, under the paper's name (``conv1``, ``relu1``, …)."""
+def _stages(a: Architecture) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    """How to make every module, in order, under the paper's name (``conv1``, ``relu1``, …)."""
     channels, side = 3, a.input_size
     for c in a.convs:
-        yield f"conv{c.layer}", nn.Conv2d(channels, c.maps, c.kernel, c.stride, c.padding, groups=c.groups)
-        yield f"relu{c.layer}", nn.ReLU()
+        convolution = partial(nn.Conv2d, channels, c.maps, c.kernel, c.stride, c.padding, groups=c.groups)
+        yield f"conv{c.layer}", convolution
+        yield f"relu{c.layer}", nn.ReLU
         channels, side = c.maps, (side + 2 * c.padding - c.kernel) // c.stride + 1
         after = []
         if c.pool:
-            after.append((f"pool{c.layer}", nn.MaxPool2d(c.pool.size, c.pool.stride, c.pool.padding)))
+            after.append(
+                (f"pool{c.layer}", partial(nn.MaxPool2d, c.pool.size, c.pool.stride, c.pool.padding))
+            )
             side = (side + 2 * c.pool.padding - c.pool.size) // c.pool.stride + 1
         if c.norm:
-            after.append((f"norm{c.layer}", ContrastNorm(alpha=a.alpha)))
+            after.append((f"norm{c.layer}", partial(ContrastNorm, alpha=a.alpha)))
         if side < 1:
             raise ValueError(
                 f"{a.name} has no map left after layer {c.layer} for an input of {a.input_size} px; "
                 f"give a larger input_size (usual: {ARCHITECTURES[a.name].input_size})"
             )
         yield from reversed(after) if a.norm_first else after
-    yield "flatten", nn.Flatten()
+    yield "flatten", nn.Flatten
     features = channels * side * side
     for number, width in enumerate(a.hidden, 6):
-        yield f"fc{number}", nn.Linear(features, width)
-        yield f"relu{number}", nn.ReLU()
-        yield f"drop{number}", nn.Dropout(0.5)
+        yield f"fc{number}", partial(nn.Linear, features, width)
+        yield f"relu{number}", nn.ReLU
+        yield f"drop{number}", partial(nn.Dropout, 0.5)
         features = width
-    yield "fc8", nn.Linear(features, a.num_classes)
+    yield "fc8", partial(nn.Linear, features, a.num_classes)
 
 
 def build(
@@ -407,24 +451,29 @@ def load(name: str | os.PathLike) -> tuple[ConvNet, dict]:
     if not (path.exists() and card_path.exists()):
         shipped = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))) or "none"
         missing = path if not path.exists() else card_path
-        raise FileNotFoundError(f"no weights {str(name)!r} ({missing} is missing); shipped with zfcore: {shipped}")
+        raise FileNotFoundError(
+            f"no weights {str(name)!r} ({missing} is missing); shipped with zfcore: {shipped}"
+        )
     blob = path.read_bytes()
     try:
         card = json.loads(card_path.read_text(encoding="utf-8"))
         digest, architecture = card["sha256"], card["architecture"]
-    except (json.JSONDecodeError, KeyError) as error:
+        sizes = card["num_classes"], card["input_size"]
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{card_path} is not a weights card: {error}") from error
     if hashlib.sha256(blob).hexdigest() != digest:
-        raise ValueError(f"{path} is not the file that {card_path.name} describes (sha256 differs); fetch both again")
+        raise ValueError(
+            f"{path} is not the file that {card_path.name} describes (sha256 differs); fetch both again"
+        )
     try:
         tensors = {k: v.float() for k, v in safetensors.torch.load(blob).items()}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+    if "mean" not in tensors:
+        raise ValueError(f"{path} has no per-pixel mean; write weights with zfcore.model.save")
     card["mean"] = tensors.pop("mean")
-    model = build(
-        architecture, card["num_classes"], card["input_size"], groups=card.get("groups"), width=card.get("width", 1.0),
-        alpha=card.get("alpha"),
-    )  # fmt: skip
+    options = {key: card[key] for key in ("groups", "width", "alpha") if key in card}
+    model = build(architecture, *sizes, **options)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -442,7 +491,9 @@ def save(path: str | os.PathLike, model: nn.Module, mean: Tensor, card: dict) ->
     blob = safetensors.torch.save({**tensors, "mean": mean.detach().to("cpu", torch.float32).contiguous()})
     card = {k: v for k, v in card.items() if k != "mean"} | {"sha256": hashlib.sha256(blob).hexdigest()}
     write_atomically(path, blob)
-    write_atomically(path.with_suffix(".json"), (json.dumps(card, indent=1, ensure_ascii=False) + "\n").encode())
+    write_atomically(
+        path.with_suffix(".json"), (json.dumps(card, indent=1, ensure_ascii=False) + "\n").encode()
+    )
 
 
 def write_atomically(path: str | os.PathLike, blob: bytes) -> None:

@@ -1,0 +1,24 @@
+"""What several test files share: where the real data sets are, if they are here at all."""
+
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+ARCHIVES = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def tiny_imagenet_root(tmp_path_factory) -> Path:
+    """A folder that holds tiny-imagenet-200/ (its validation pictures at least), or a skip that says why."""
+    root = os.environ.get("ZFCORE_DATA")
+    if root and (Path(root) / "tiny-imagenet-200" / "wnids.txt").exists():
+        return Path(root)
+    archive = ARCHIVES / "tiny-imagenet-200-val.tar.gz"
+    if not archive.exists():
+        pytest.skip("Tiny-ImageNet is not on this machine; set ZFCORE_DATA to the folder that holds it")
+    root = tmp_path_factory.mktemp("data")
+    with tarfile.open(archive) as tar:
+        tar.extractall(root, filter="data")
+    return root

@@ -1,0 +1,146 @@
+"""What a chapter opens with, at small weights made here."""
+
+import json
+import xml.etree.ElementTree
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from zfcore import model
+from zfcore.book import SCALES, open_book
+
+
+@pytest.fixture(autouse=True)
+def small_weights(tmp_path, monkeypatch):
+    """Random weights of the right shape in place of the package's."""
+    monkeypatch.setattr(model, "WEIGHTS", tmp_path / "weights")
+    torch.manual_seed(0)
+    network = model.build("zfnet-64", num_classes=3, width=0.1)
+    card = {
+        "architecture": "zfnet-64",
+        "width": 0.1,
+        "num_classes": 3,
+        "input_size": 56,
+        "resize": 64,
+        "scale": 64.0,
+        "classes": ["a", "b", "c"],
+        "labels": ["cat", "cup", "rocket"],
+        "data": "tiny-imagenet",
+        "epochs": 2,
+        "error": {"one crop": {"top1": 51.04, "top5": 26.96}},
+    }
+    model.save(tmp_path / "weights" / "zfnet-64.safetensors", network, torch.full((3, 64, 64), 118.0), card)
+
+
+@pytest.fixture(autouse=True)
+def plain_style():
+    with mpl.rc_context():
+        yield
+    plt.close("all")
+
+
+def test_the_embedded_scale_needs_nothing_but_the_installed_packages(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZFCORE_DATA", str(tmp_path / "nowhere"))
+    book = open_book()
+    assert not book.model.training
+    assert book.model(torch.zeros(1, 3, 56, 56)).shape == (1, 3)
+    assert book.photographs["chelsea"].pixels.dtype == np.uint8
+    assert book.pictures is None
+
+
+def test_layers_are_the_relus_after_the_convolutions():
+    book = open_book()
+    modules = dict(book.model.named_modules())
+    assert list(book.layers) == [f"layer {n}" for n in range(1, 6)]
+    assert all(isinstance(modules[path], torch.nn.ReLU) for path in book.layers.values())
+
+
+def test_an_unknown_scale_lists_the_scales():
+    with pytest.raises(ValueError, match=r"unknown scale 'huge'; known: embedded, tiny, imagenet"):
+        open_book(scale="huge")
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_an_unknown_device_lists_the_devices(device):
+    with pytest.raises(ValueError, match=rf"no device '{device}' on this machine; there is: cpu"):
+        open_book(device=device)
+
+
+def test_missing_data_are_an_error_and_never_something_smaller(monkeypatch, tmp_path):
+    monkeypatch.setenv("ZFCORE_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="zfcore data get tiny-imagenet"):
+        open_book(scale="tiny")
+
+
+def test_missing_weights_are_an_error_that_lists_what_there_is():
+    with pytest.raises(FileNotFoundError, match=r"zfnet.*shipped with zfcore: zfnet-64"):
+        open_book(scale="imagenet")
+
+
+def test_the_seed_decides_what_follows():
+    draws = [(open_book(seed=seed), torch.rand(1).item())[1] for seed in (3, 3, 4)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_the_face_says_what_made_the_page():
+    book = open_book(seed=5)
+    face = book.face().data
+    facts = ["embedded", SCALES["embedded"].pictures, "zfnet-64", "51.0 %", "27.0 %", "cpu", "seed 5"]
+    assert not [fact for fact in [*facts, book.card["sha256"][:12], torch.__version__] if fact not in face]
+
+
+def test_a_label_is_the_word_of_a_class():
+    assert open_book().label(1) == "cup"
+
+
+def test_prose_takes_its_numbers_from_values():
+    said = open_book().say("It is **{error:.1f} %** of {{x}}.", error=51.04)
+    assert said.data == "It is **51.0 %** of {x}."
+
+
+@pytest.mark.parametrize("values", [{}, {"error": 1.0, "spare": 2.0}], ids=["missing", "unused"])
+def test_prose_and_values_must_fit(values):
+    with pytest.raises(ValueError, match="the text uses error, given are"):
+        open_book().say("It is {error:.1f}.", **values)
+
+
+def test_a_table_is_markdown_and_even():
+    table = open_book().table(["", "here"], [("network", 1), ("error", "2 %")])
+    assert table.data == "|  | here |\n| --- | --- |\n| network | 1 |\n| error | 2 % |"
+    with pytest.raises(ValueError, match="the head has 1 cells, and a row has 2"):
+        open_book().table(["a"], [(1, 2)])
+
+
+def test_what_is_kept_can_be_read_again(tmp_path):
+    book = open_book(out=tmp_path / "out")
+    figure, axes = plt.subplots()
+    axes.plot([0, 1])
+    book.keep("line", figure, error=0.25, maps=torch.ones(2, 2), best=np.float32(1.5), who="ä")
+    assert xml.etree.ElementTree.parse(tmp_path / "out" / "line.svg").getroot().tag.endswith("svg")
+    assert (tmp_path / "out" / "line.png").read_bytes().startswith(b"\x89PNG")
+    kept = json.loads((tmp_path / "out" / "line.json").read_text(encoding="utf-8"))
+    assert kept == {"error": 0.25, "maps": [[1, 1], [1, 1]], "best": 1.5, "who": "ä"}
+
+
+def test_the_same_drawing_gives_the_same_file(tmp_path):
+    book = open_book(out=tmp_path)
+    for name in ("a", "b"):
+        figure, axes = plt.subplots()
+        axes.fill_between([0, 1], [0, 1])  # clipped: its clip path has an id
+        book.keep(name, figure)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    open_book().keep("line", error=1)
+    assert not [path for path in tmp_path.iterdir() if path.name != "weights"]
+
+
+def test_a_kept_name_stays_inside_the_folder(tmp_path):
+    with pytest.raises(ValueError, match="cannot name a file"):
+        open_book(out=tmp_path).keep("../line", error=1)

@@ -1,0 +1,101 @@
+"""The drawings: what a reader must be able to tell from them is in the figure's own data."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zfcore import figures
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    plt.close("all")
+
+
+def test_a_projected_zero_is_mid_grey_and_its_extremes_are_white_and_black():
+    p = np.zeros((3, 2, 2))
+    p[:, 0, 0], p[:, 1, 1] = 4.0, -4.0
+    pixels = figures.stretch(p, percentile=100)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (2, 2, 3)
+    assert pixels[0, 1].tolist() == [128] * 3
+    assert pixels[0, 0].tolist() == [255] * 3
+    assert pixels[1, 1].tolist() == [0] * 3
+
+
+def test_zeros_around_a_small_field_do_not_change_its_contrast():
+    small = np.random.default_rng(0).normal(size=(3, 7, 7))
+    large = np.zeros((3, 56, 56))
+    large[:, 20:27, 30:37] = small
+    np.testing.assert_array_equal(figures.stretch(large)[20:27, 30:37], figures.stretch(small))
+
+
+def test_a_projection_of_nothing_is_plain_grey():
+    assert (figures.stretch(torch.zeros(3, 5, 5)) == 128).all()
+
+
+@settings(deadline=None, max_examples=20, derandomize=True)
+@given(st.integers(0, 999), st.floats(1e-6, 1e6), st.floats(50, 100))
+def test_the_stretch_does_not_know_the_unit_of_its_values(seed, unit, percentile):
+    p = np.random.default_rng(seed).normal(size=(3, 6, 5))
+    shown = figures.stretch(p, percentile).astype(int)
+    assert abs(figures.stretch(p * unit, percentile).astype(int) - shown).max() <= 1
+    naive = np.zeros((6, 5, 3))
+    scale = np.percentile([abs(v) for v in p.ravel() if v != 0], percentile)
+    for c, y, x in np.ndindex(p.shape):
+        naive[y, x, c] = 127.5 + 127.5 * min(1, max(-1, p[c, y, x] / scale))
+    assert abs(naive - shown).max() <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("projection", "percentile", "words"),
+    [
+        (np.zeros((1, 3, 4, 4)), 99, "one at a time"),
+        (np.zeros((3, 4, 4)), 0, "above 0"),
+        (np.full((3, 4, 4), np.nan), 99, "not finite"),
+    ],
+)
+def test_what_cannot_be_stretched_is_told_in_words(projection, percentile, words):
+    with pytest.raises(ValueError, match=words):
+        figures.stretch(projection, percentile)
+
+
+def test_a_row_of_pictures_shows_each_in_its_place_and_leaves_gaps():
+    a, b = np.zeros((4, 4)), np.ones((4, 4))
+    figure = figures.pictures(
+        [[a, None], [None, b]], column_titles=["left", "right"], row_titles=["up", "down"]
+    )
+    assert [len(axes.images) for axes in figure.axes] == [1, 0, 0, 1]
+    np.testing.assert_array_equal(figure.axes[3].images[0].get_array(), b)
+
+
+def test_a_frame_encloses_the_pixels_it_names():
+    figure = figures.pictures([[np.zeros((10, 10))]], frames={(0, 0): (2, 3, 4, 5)})
+    (frame,) = figure.axes[0].patches
+    assert (frame.get_y(), frame.get_x(), frame.get_height(), frame.get_width()) == (1.5, 2.5, 4, 5)
+
+
+def test_the_number_on_a_cell_counts_the_windows_that_chose_it():
+    chosen = np.array([[1, 1], [1, 1], [0, 2]])
+    figure = figures.switches(np.zeros((3, 4)), chosen, [(0, 0), (0, 1), (0, 2)], size=2)
+    assert sorted(text.get_text() for text in figure.axes[0].texts) == ["1", "2"]
+
+
+def test_an_architecture_is_labelled_with_its_sizes():
+    figure = figures.architecture(
+        [("picture", 3, 224, ""), ("layer 1", 96, 110, "7×7, /2"), ("layer 6", 4096, 1, "full")]
+    )
+    words = " ".join(text.get_text() for text in figure.axes[0].texts)
+    assert "110×110" in words
+    assert "×96" in words
+    assert "4096" in words
+
+
+def test_bars_carry_their_values_and_the_level_of_guessing():
+    figure = figures.bars({"a": 12.0, "b": 34.0}, "correct, %", chance=10)
+    assert {text.get_text() for text in figure.axes[0].texts} == {"12", "34", "guessing"}
+    assert figure.axes[0].lines[0].get_ydata()[0] == 10

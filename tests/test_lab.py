@@ -1,0 +1,66 @@
+"""A chapter in JupyterLab: Run All Cells, change a control, and see the live picture change."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from browser import open_browser
+
+ROOT = Path(__file__).parent.parent
+PICTURES = "[...document.querySelectorAll('.jp-OutputArea .jupyter-widgets img')].map(i => i.src).join('|')"
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """JupyterLab on a copy of the chapters, with settings of its own; yields its address with the token."""
+    shutil.copytree(ROOT / "book", tmp_path / "book")
+    home = {f"JUPYTER_{name}_DIR": str(tmp_path / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
+    log = tmp_path / "lab.log"
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0"]
+    command += [
+        f"--LabApp.{folder}={tmp_path / folder}" for folder in ("workspaces_dir", "user_settings_dir")
+    ]
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            command, cwd=tmp_path / "book", env=os.environ | home, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        yield address(server, log)
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def address(server, log):
+    for _ in range(600):
+        found = re.search(r"http://(?:127\.0\.0\.1|localhost):(\d+)/lab\?token=(\w+)", log.read_text())
+        if found:
+            return f"http://127.0.0.1:{found[1]}", found[2]
+        assert server.poll() is None, log.read_text()
+        time.sleep(0.1)
+    raise AssertionError(f"JupyterLab does not start: {log.read_text()}")
+
+
+def test_an_explorer_answers_in_jupyterlab(lab):
+    url, token = lab
+    with open_browser() as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 1600})
+        page.set_default_timeout(180_000)
+        page.goto(f"{url}/lab/tree/index.ipynb?reset&token={token}")
+        page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        select = page.locator(".jp-OutputArea .jupyter-widgets select").nth(1)
+        select.wait_for()
+        select.scroll_into_view_if_needed()
+        page.wait_for_function(f"{PICTURES} !== ''")
+        before = page.evaluate(PICTURES)
+        select.select_option(index=select.evaluate("s => (s.selectedIndex + 1) % s.options.length"))
+        page.wait_for_function(f"before => {PICTURES} !== before", arg=before)
+        assert page.locator(".jp-OutputArea [data-mime-type='application/vnd.jupyter.stderr']").count() == 0

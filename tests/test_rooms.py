@@ -1,0 +1,87 @@
+"""The rooms of zfcore, and whom each may call. Change the table when a better cut shows itself."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import zfcore
+
+PACKAGE = Path(zfcore.__file__).parent
+ROOMS = sorted(file.stem for file in PACKAGE.glob("*.py") if file.stem != "__init__")
+
+# A method room takes any nn.Module and tensors; it knows nothing of data sets, the book or files.
+METHODS = {"deconvnet"}
+MAY_IMPORT = {
+    "model": set(),
+    "data": set(),
+    "train": {"model", "data"},
+    "evaluate": {"model", "data"},
+    "trace": set(),
+    "deconvnet": {"trace"},
+    "export": {"trace", "deconvnet"},
+    "figures": set(),
+    "export": {"trace", "deconvnet"},
+    "page": {"export", "figures", "data", "trace", *METHODS},
+    "widgets": {"page", "figures", "data", "trace", *METHODS},
+    "book": {"model", "data", "train", "evaluate", "trace", "figures", "export", "page", "widgets", *METHODS},
+    "publish": {"data"},
+    "cli": set(ROOMS) - {"cli"},
+}
+# Packages that only the named rooms may know.
+RESERVED = {"ipywidgets": {"widgets"}, "papermill": {"publish"}, "typer": {"cli"}}
+
+
+def imported_modules(source: str) -> set[str]:
+    """Every module that the code imports, wherever it does so; ``from a import b`` gives a and a.b."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = ("zfcore." if node.level else "") + (node.module or "")
+            found |= {module.rstrip("."), *(f"{module.rstrip('.')}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def rooms_called(source: str) -> set[str]:
+    parts = (module.split(".") for module in imported_modules(source))
+    return {part[1] for part in parts if part[0] == "zfcore" and len(part) > 1} & set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_calls_only_the_rooms_of_its_row(room):
+    assert room in MAY_IMPORT, f"zfcore/{room}.py has no row in the table of rooms: say whom it may call"
+    called = rooms_called((PACKAGE / f"{room}.py").read_text(encoding="utf-8"))
+    assert called <= MAY_IMPORT[room], f"{room} calls {sorted(called - MAY_IMPORT[room])}"
+
+
+def packages_known_to(room: str) -> set[str]:
+    modules = imported_modules((PACKAGE / f"{room}.py").read_text(encoding="utf-8"))
+    return {module.split(".")[0] for module in modules}
+
+
+@pytest.mark.parametrize(("package", "rooms"), RESERVED.items())
+def test_a_heavy_package_is_known_to_one_room_only(package, rooms):
+    assert {room for room in ROOMS if package in packages_known_to(room)} == rooms
+
+
+def test_drawings_know_no_torch():
+    assert "torch" not in packages_known_to("figures")
+
+
+def test_every_way_of_importing_is_seen():
+    source = """
+import zfcore.model
+from zfcore import data
+from . import figures
+from .book import open_book
+if True:
+    from zfcore.publish import publish
+"""
+    assert rooms_called(source) == {"model", "data", "figures", "book", "publish"}
+
+
+def test_contributors_are_told_of_every_room():
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert not [room for room in ROOMS if f"| `{room}.py` |" not in text]

@@ -1,0 +1,324 @@
+"""Layer names, taps, and what a unit sees: proved by disturbing pixels."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from zfcore.model import ARCHITECTURES, ContrastNorm, build
+from zfcore.trace import Geometry, trace
+
+steady = settings(deadline=None, derandomize=True, max_examples=25)
+
+
+class Reused(nn.Module):
+    """One ReLU module three times, an in-place function, a method, a residual sum and a concatenation."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.relu(self.first(x))
+        y = self.relu(self.second(x))
+        y = self.relu(y + x)
+        y = torch.cat([F.relu(y, inplace=True), x.relu()], 1)
+        return self.fc(y.mean((2, 3)))
+
+
+# ------------------------------------------------------------------------------ names
+def test_layers_are_module_paths_in_order():
+    t = trace(build("zfnet-64"))
+    assert t.layers[:5] == ["features.0", "features.1", "features.2", "features.3", "features.4"]
+    assert t.layers == list(ARCHITECTURES["zfnet-64"].named_layers().values())
+
+
+def test_a_module_called_again_is_counted_and_functions_have_the_tracers_names():
+    assert trace(Reused()).layers == [
+        "first", "relu", "second", "relu_1", "add", "relu_2", "relu_3", "relu_4", "cat", "mean", "fc",
+    ]  # fmt: skip
+
+
+def test_a_path_is_never_taken_by_a_count_or_a_function():
+    class Awkward(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu, self.relu_1, self.dim = nn.ReLU(), nn.ReLU(), nn.ReLU()
+
+        def forward(self, x):
+            return self.dim(self.relu_1(self.relu(F.relu(self.relu(x)))))
+
+    t = trace(Awkward())
+    assert len(t.layers) == len(set(t.layers)) == 5
+    assert {"relu", "relu_1", "dim"} < set(t.layers)
+    assert t.operations[t.node("relu_1")] is not t.operations[t.node("relu")]
+    assert t.node("relu_1").target == "relu_1"
+
+
+def test_sizes_are_no_layers():
+    class Flat(nn.Module):
+        def forward(self, x):
+            return x.view(x.size(0), -1, x.shape[2] * x.shape[3])
+
+    assert trace(Flat()).layers == ["view"]
+
+
+# ------------------------------------------------------------------------------ geometry
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("zfnet", (7, 27, 75, 107, 139)),
+        ("zfnet-64", (7, 17, 29, 37, 45)),
+        ("zfnet-64-coarse", (7, 17, 41, 57, 73)),
+        ("alexnet-64", (11, 31, 55, 71, 87)),
+    ],
+)
+def test_receptive_fields_of_the_networks_are_those_of_the_design(name, fields):
+    model = build(name)
+    layers = model.architecture.named_layers()
+    geometry = trace(model).geometry
+    assert tuple(geometry[layers[f"relu{n}"]].receptive_field for n in range(1, 6)) == fields
+
+
+def test_the_box_of_a_unit_is_its_field_in_pixels():
+    geometry = trace(build("zfnet")).geometry["features.1"]
+    assert geometry == Geometry(receptive_field=7, stride=2, offset=-1)
+    assert geometry.box(0, 0) == (-1, -1, 6, 6)
+    assert geometry.box(10, 20) == (19, 39, 26, 46)
+
+
+def test_where_branches_meet_the_field_holds_all_of_them():
+    class Inception(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.five = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 5, padding=2)
+            self.asymmetric = nn.Conv2d(3, 2, (1, 7), padding=(0, 3))
+
+        def forward(self, x):
+            return torch.cat([self.one(x), self.five(x), self.asymmetric(x)], 1)
+
+    geometry = trace(Inception()).geometry
+    assert geometry["one"] == Geometry(1, 1, 0)
+    assert geometry["asymmetric"] == Geometry((1, 7), 1, (0, -3))
+    assert geometry["cat"] == Geometry((5, 7), 1, (-2, -3))
+
+
+def test_units_that_see_the_whole_picture_have_no_field():
+    geometry = trace(Reused()).geometry
+    assert "cat" in geometry
+    assert "mean" not in geometry
+    assert "fc" not in geometry
+    assert "classifier.0" not in trace(build("zfnet-64")).geometry
+
+
+def test_a_convolution_that_wraps_around_has_no_field():
+    assert trace(nn.Sequential(nn.Conv2d(3, 2, 3, padding=1, padding_mode="circular"))).geometry == {}
+
+
+@st.composite
+def convolutional(draw):
+    """Random towers of windows, with a residual branch or a concatenation in places."""
+    layers, channels = [], 3
+    for _ in range(draw(st.integers(1, 4))):
+        size = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+        stride = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+        kind = draw(st.sampled_from(["conv", "max", "average", "same", "norm"]))
+        half = tuple(draw(st.integers(0, n // 2)) for n in size)
+        if kind == "conv":
+            dilation = draw(st.integers(1, 2))
+            layers.append(nn.Conv2d(channels, 4, size, stride, half, dilation))
+            channels = 4
+        elif kind == "same":
+            layers.append(nn.Conv2d(channels, 4, size, padding="same"))
+            channels = 4
+        elif kind == "norm":
+            layers.append(ContrastNorm(3, alpha=0.1))
+        else:
+            pool = nn.MaxPool2d if kind == "max" else nn.AvgPool2d
+            layers.append(pool(size, stride, half, ceil_mode=draw(st.booleans())))
+        layers.append(nn.Tanh())
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@steady
+@given(convolutional(), st.randoms(use_true_random=False))
+def test_a_pixel_outside_the_field_never_changes_the_unit(network, random):
+    network = network.double()
+    for parameter in network.parameters():
+        parameter.data = torch.rand_like(parameter) / parameter[0].numel()  # positive: no two paths cancel
+    picture = torch.rand(1, 3, 26, 23, dtype=torch.float64, requires_grad=True)
+    t = trace(network)
+    layer = t.layers[-1]
+    try:
+        maps = t.activations(picture, [layer])[layer]
+    except ValueError:  # the tower has used up the picture
+        return
+    y, x = random.randrange(maps.shape[2]), random.randrange(maps.shape[3])
+    top, left, bottom, right = t.geometry[layer].box(y, x)
+    inside = torch.zeros(26, 23, dtype=torch.bool)
+    inside[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = True
+    disturbed = torch.where(inside, picture, 5 * torch.randn_like(picture))
+    torch.testing.assert_close(
+        t.activations(disturbed, [layer])[layer][..., y, x], maps[..., y, x], rtol=0, atol=1e-13
+    )
+    # and the field is no larger than it must be: without max pools each border pixel inside counts
+    if (
+        not any(isinstance(m, nn.MaxPool2d) for m in network)
+        and top >= 0
+        and left >= 0
+        and bottom <= 26
+        and right <= 23
+    ):
+        (slope,) = torch.autograd.grad(maps[..., y, x].sum(), picture)
+        reached = slope.abs().sum((0, 1)).nonzero()
+        assert reached.amin(0).tolist() == [top, left]
+        assert (reached.amax(0) + 1).tolist() == [bottom, right]
+
+
+# ------------------------------------------------------------------------------ taps
+def test_activations_are_those_of_the_network_in_evaluation():
+    torch.manual_seed(0)
+    model = build("zfnet-64", width=0.25)
+    pictures, t = torch.randn(2, 3, 56, 56), trace(model)
+    assert model.training
+    found = t.activations(pictures, ["features.4", "classifier.6"])
+    model.eval()
+    assert torch.equal(found["features.4"], model.features[:5](pictures))
+    assert torch.equal(found["classifier.6"], model(pictures))
+
+
+def test_a_tap_before_an_in_place_relu_shows_what_went_in():
+    torch.manual_seed(0)
+    model, pictures = Reused(), torch.randn(1, 3, 6, 6)
+    t = trace(model)
+    found = t.activations(pictures, t.layers)
+    assert torch.equal(found["first"], model.first(pictures))
+    assert found["first"].min() < 0
+    assert torch.equal(found["relu"], found["first"].relu())
+    assert torch.equal(found["fc"], model(pictures))
+
+
+def test_a_later_reader_of_an_overwritten_tensor_sees_the_new_value():
+    class Overwrites(nn.Module):
+        def forward(self, x):
+            x = 2 * x
+            F.relu_(x)
+            x.add_(1)
+            return F.hardtanh(x, -3, 3, True) + x
+
+    x = torch.randn(1, 1, 4, 4)
+    t = trace(Overwrites())
+    assert torch.equal(t.activations(x, ["add"])["add"], Overwrites()(x))
+
+
+def test_overwriting_through_a_view_is_refused():
+    class Through(nn.Module):
+        def forward(self, x):
+            x = 2 * x
+            flat = x.flatten(1)
+            flat.relu_()
+            return x.sum(1)
+
+    with pytest.raises(ValueError, match="'relu_' overwrites what 'sum_1' reads later"):
+        trace(Through())
+
+
+def test_the_pass_ends_at_the_last_wanted_layer():
+    model = build("zfnet-64", width=0.25)
+    other_size = torch.randn(1, 3, 70, 70)  # which the fully connected layers could not take
+    assert trace(model).activations(other_size, ["features.14"])["features.14"].shape[-2:] == (8, 8)
+
+
+def test_batch_norm_and_dropout_act_as_in_evaluation():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5)).train()
+    before = model[0].running_mean.clone()
+    found = trace(model).activations(torch.randn(4, 3, 5, 5), ["0", "1"])
+    assert torch.equal(found["0"], found["1"])
+    assert torch.equal(model[0].running_mean, before)
+    assert model[0].num_batches_tracked == 0
+
+
+def test_gradients_flow_through_taps():
+    x = torch.randn(1, 3, 56, 56, requires_grad=True)
+    trace(build("zfnet-64", width=0.25)).activations(x, ["features.1"])["features.1"].sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+def test_a_trace_follows_the_training_of_its_model():
+    model = nn.Sequential(nn.Conv2d(3, 2, 1))
+    t, x = trace(model), torch.randn(1, 3, 4, 4)
+    model.load_state_dict({"0.weight": torch.ones(2, 3, 1, 1), "0.bias": torch.zeros(2)})
+    torch.testing.assert_close(t.activations(x, ["0"])["0"][:, 0], x.sum(1))
+    model.double()
+    torch.testing.assert_close(t.activations(x.double(), ["0"])["0"][:, 0], x.double().sum(1))
+
+
+def test_the_callers_model_stays_as_it_was():
+    model = Reused()
+    model.second.eval()
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append("model"))
+    x = torch.randn(2, 3, 6, 6)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    flags = [(m.training, getattr(m, "inplace", None), dict(m._forward_hooks)) for m in model.modules()]
+    output = model(x)
+    calls.clear()
+    t = trace(model)
+    t.activations(x, t.layers)
+    assert not calls
+    assert [
+        (m.training, getattr(m, "inplace", None), dict(m._forward_hooks)) for m in model.modules()
+    ] == flags
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert torch.equal(model(x), output)
+
+
+def test_flags_are_restored_where_tracing_fails():
+    class Branching(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), Branching())
+    with pytest.raises(ValueError, match=r"Sequential cannot be traced.*\n.*model\.features"):
+        trace(model)
+    assert all(module.training for module in model.modules())
+
+
+# ------------------------------------------------------------------------------ refusals
+def test_an_unknown_layer_is_answered_with_the_list():
+    with pytest.raises(ValueError, match="no layer 'conv9'; this network has: 0, 1"):
+        trace(nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU())).activations(torch.randn(1, 3, 4, 4), ["conv9"])
+
+
+def test_a_second_input_is_refused():
+    class Two(nn.Module):
+        def forward(self, x, mask):
+            return x * mask
+
+    with pytest.raises(ValueError, match="second input, 'mask'"):
+        trace(Two())
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(3, 56, 56), r"\(N, C, H, W\); got torch.float32 \(3, 56, 56\)"),
+        (torch.zeros(1, 3, 56, 56, dtype=torch.uint8), "got torch.uint8"),
+        ([1], "got list"),
+        (torch.zeros(1, 1, 56, 56), "1 channels.*'features.0' takes 3"),
+        (
+            torch.zeros(1, 3, 56, 56, dtype=torch.float64),
+            "torch.float64 on cpu, the network is torch.float32",
+        ),
+        (torch.zeros(1, 3, 70, 70), "do not pass 'classifier.0'"),
+        (torch.zeros(1, 3, 4, 4), "do not pass 'features"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(images, message):
+    with pytest.raises(ValueError, match=message):
+        trace(build("zfnet-64", width=0.25)).activations(images, ["classifier.6"])

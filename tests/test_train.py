@@ -1,0 +1,506 @@
+"""The trainer: it learns, it can be killed at any step, and it refuses what it cannot trust."""
+
+import csv
+import functools
+import itertools
+import json
+import math
+import operator
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import safetensors.torch
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from zfcore import train as room
+from zfcore.data import LabelledPictures, patches
+from zfcore.model import ContrastNorm
+from zfcore.train import (
+    PAPER,
+    RECIPES,
+    SMALL,
+    CheckpointError,
+    DivergedError,
+    augment,
+    learning_rate,
+    train,
+)
+
+STEPS = 4  # 22 pictures in batches of 6: the last one has 4
+RECIPE = replace(SMALL, name="test", batch_size=6, warmup_steps=2, epochs=3)
+
+
+def pictures(n=22, seed=0):
+    """Three classes that differ in colour, with noise."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 3
+    pixels = torch.randint(160, (n, 3, 12, 12), generator=draw)
+    pixels[torch.arange(n), labels] += 80
+    return LabelledPictures(pixels.to(torch.uint8), labels, ("a", "b", "c"), ("a", "b", "c"), ("",) * n)
+
+
+def network(width=4):
+    """A net with all that makes training hard to repeat: dropout, a norm, a pool."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, width, 3), nn.ReLU(), nn.MaxPool2d(2), ContrastNorm(), nn.Flatten()),
+        *(nn.Linear(width * 9, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3)),
+    )
+
+
+def run(recipe=RECIPE, **options):
+    options = {"input_size": 8, "progress": False} | options
+    return train(options.pop("model", None) or network(), pictures(), pictures(9, seed=1), recipe, **options)
+
+
+def assert_same(a, b):
+    """The same weights to the last bit, and the same history but for the seconds."""
+    for (name, p), q in zip(a.model.state_dict().items(), b.model.state_dict().values(), strict=True):
+        assert torch.equal(p, q), name
+    assert [{**row, "seconds": 0} for row in a.history] == [{**row, "seconds": 0} for row in b.history]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    return run()
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """Call something when a step begins (counted from 0 in this process)."""
+
+    def arrange(number, action):
+        calls = iter(range(10**6))
+
+        def watched(*arguments):
+            if next(calls) == number:
+                action()
+            return augment(*arguments)
+
+        monkeypatch.setattr(room, "augment", watched)
+
+    yield arrange
+    monkeypatch.undo()
+
+
+class Killed(BaseException):
+    """Stands for the power cut: nothing in the trainer may catch it."""
+
+
+def kill():
+    raise Killed
+
+
+# ------------------------------------------------------------------------------ learning
+def test_it_learns_which_photograph_a_patch_is_from():
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 16, 5, 2), nn.ReLU(), nn.MaxPool2d(2), ContrastNorm(alpha=1e-2), nn.Flatten()),
+        *(nn.Dropout(0.5), nn.Linear(16 * 36, 10)),
+    )
+    data = patches("train", size=32), patches("val", size=32)
+    first, last = train(
+        model, *data, replace(SMALL, batch_size=64), input_size=28, epochs=2, progress=False
+    ).history
+    assert last["loss"] < first["loss"] < math.log(10)
+    assert last["top1"] < 60  # chance: 90 %
+
+
+def test_the_papers_recipe_runs_too():
+    assert all(math.isfinite(row["loss"]) for row in run(replace(PAPER, batch_size=6), epochs=2).history)
+
+
+def test_the_network_comes_back_in_eval_mode_with_its_history(uninterrupted):
+    assert not uninterrupted.model.training
+    assert [row["epoch"] for row in uninterrupted.history] == [1, 2, 3]
+    assert list(uninterrupted.history[0]) == ["epoch", "rate", "loss", "top1", "top5", "seconds"]
+    torch.testing.assert_close(uninterrupted.mean, pictures().pixels.float().mean(0))
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(uninterrupted):
+    assert_same(run(), uninterrupted)
+    assert not torch.equal(run(seed=1).model[0].weight, uninterrupted.model[0].weight)
+
+
+def test_the_callers_random_numbers_are_left_as_they_were():
+    model, state = network(), torch.get_rng_state()
+    run(epochs=1, model=model)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_every_picture_is_seen_once_per_epoch_in_another_order(monkeypatch):
+    seen = []
+    monkeypatch.setattr(room, "augment", lambda *a: seen.append(a[2].tolist()) or augment(*a))
+    run(epochs=2)
+    first, second = (functools.reduce(operator.iadd, seen[e * STEPS : (e + 1) * STEPS], []) for e in range(2))
+    assert sorted(first) == sorted(second) == list(range(22))
+    assert first != second
+
+
+def test_the_validation_error_is_counted_on_the_network_that_is_kept():
+    networks = []
+    result = run(epochs=1, on_epoch=lambda epoch, kept: networks.append((epoch, kept)))
+    ((epoch, kept),) = networks
+    data = pictures(9, seed=1)
+    with torch.no_grad():
+        logits = kept(((data.pixels.float() - result.mean) / RECIPE.scale)[..., 2:10, 2:10])
+    assert epoch == 1
+    assert result.history[0]["top1"] == pytest.approx(
+        100 * (logits.argmax(1) != data.labels).double().mean().item()
+    )
+    assert result.history[0]["top5"] == 0  # of three classes
+
+
+def test_filters_stay_within_the_radius_of_the_papers_recipe():
+    model = run(replace(PAPER, batch_size=6, rate=1.0, clip=1.0, radius=0.05), epochs=2).model
+    rms = model[0].weight.square().mean((1, 2, 3)).sqrt()
+    assert rms.max() <= 0.05 * (1 + 1e-6)
+    assert rms.max() > 0.049
+
+
+def test_biases_do_not_decay():
+    state = room._State(network(), RECIPE, {})
+    for group in state.optimizer.param_groups:
+        assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] > 0}
+
+
+def test_pictures_smaller_than_the_crop_are_refused():
+    with pytest.raises(ValueError, match="the pictures are 12 px but the network wants 13 px"):
+        run(input_size=13)
+
+
+# ------------------------------------------------------------------------------ the running mean
+@pytest.mark.parametrize("decay", [0.98, 0.2])
+def test_the_kept_weights_are_a_running_mean_over_every_tenth_step(monkeypatch, decay):
+    weights, update = [], room._State.update
+
+    def noted(state, *arguments):
+        update(state, *arguments)
+        weights.append(state.parameters[0].detach().clone())
+
+    monkeypatch.setattr(room._State, "update", noted)
+    kept = run(replace(RECIPE, average=decay), epochs=13).model[0].weight
+    mean = None
+    for n, w in enumerate(weights[9::10]):
+        d = min(decay, (1 + n) / (10 + n))
+        mean = (1 - d) * w + d * (mean if n else room_start())
+    torch.testing.assert_close(kept, mean)
+
+
+def room_start():
+    """The weights that a run with seed 0 starts from."""
+    model = network()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        room.initialize_(model, RECIPE.initialization)
+    return model[0].weight.detach()
+
+
+def test_without_a_running_mean_the_last_weights_are_kept(monkeypatch):
+    last, update = [], room._State.update
+
+    def noted(state, *arguments):
+        update(state, *arguments)
+        last[:] = [state.parameters[0].detach().clone()]
+
+    monkeypatch.setattr(room._State, "update", noted)
+    assert torch.equal(run(replace(RECIPE, average=None), epochs=3).model[0].weight, last[0])
+
+
+# ------------------------------------------------------------------------------ augmentation
+def test_augmentation_equals_a_loop_and_knows_neither_batch_nor_order():
+    data = pictures()
+    mean = torch.rand(3, 12, 12) * 255
+    chosen = torch.tensor([7, 3, 20, 7])
+    x = augment(data.pixels, mean, chosen, seed=3, epoch=5, size=8, scale=64.0)
+    assert x.dtype == torch.float32
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    for n, index in enumerate(chosen.tolist()):
+        one = torch.tensor([index])
+        top, left, side = (int(room._hash(one, 3, 5, stream)) for stream in range(3))
+        top, left = top % 5, left % 5
+        crop = (data.pixels[index].float() - mean)[:, top : top + 8, left : left + 8] / 64
+        torch.testing.assert_close(x[n], crop.flip(2) if side % 2 else crop)
+        torch.testing.assert_close(augment(data.pixels, mean, one, 3, 5, 8, 64.0)[0], x[n], rtol=0, atol=0)
+    assert torch.equal(x[0], x[3])
+
+
+def test_the_draws_are_even_and_differ_by_seed_and_epoch():
+    index = torch.arange(90_000)
+    seen = {}
+    for seed, epoch, stream in ((0, 0, 0), (0, 0, 1), (0, 0, 2), (0, 1, 0), (1, 0, 0)):
+        draw = room._hash(index, seed, epoch, stream)
+        assert draw.min() >= 0
+        counts = (draw % 9).bincount(minlength=9)
+        assert (counts - 10_000).abs().max() < 500  # five standard deviations
+        seen[seed, epoch, stream] = draw % 9
+    for a in seen:
+        for b in seen:
+            agreement = (seen[a] == seen[b]).double().mean().item()
+            assert a == b or agreement == pytest.approx(1 / 9, abs=0.006)
+    assert (seen[0, 0, 0][:-1] == seen[0, 0, 0][1:]).double().mean().item() == pytest.approx(1 / 9, abs=0.006)
+
+
+# ------------------------------------------------------------------------------ learning rate
+def test_the_cosine_rises_for_the_warm_up_and_then_falls_to_nothing():
+    recipe = replace(SMALL, rate=1.0, warmup_steps=100)
+    rates = [learning_rate(recipe, step, 1000, []) for step in range(1000)]
+    assert rates[:100] == pytest.approx([(n + 1) / 100 for n in range(100)])
+    assert all(a > b for a, b in itertools.pairwise(rates[100:]))
+    assert rates[550] == pytest.approx(0.5)
+    assert 0 < rates[-1] < 1e-5
+
+
+def test_a_short_run_warms_up_for_a_fifth_of_it():
+    rates = [learning_rate(replace(SMALL, rate=1.0), step, 50, []) for step in range(50)]
+    assert max(rates) == rates[9] == 1
+
+
+@pytest.mark.parametrize(
+    ("errors", "drops"),
+    [
+        ([], 0),
+        ([90, 80, 70, 60], 0),
+        ([90, 91, 92], 1),
+        ([90, 90, 90], 1),  # no better is no better
+        ([90, 91, 89, 89, 88], 0),
+        ([90, 91, 92, 93, 94], 2),
+        ([90, 91, 92, 80, 81, 82], 2),
+    ],
+)
+def test_the_plateau_rate_falls_tenfold_after_patience_epochs_without_a_better_error(errors, drops):
+    recipe = replace(PAPER, patience=2)
+    history = [{"top1": error} for error in errors]
+    assert learning_rate(recipe, 10**6, 10**7, history) == pytest.approx(1e-2 * 0.1**drops)
+
+
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(ValueError, match="unknown schedule 'steps'; known: cosine, plateau"):
+        run(replace(RECIPE, schedule="steps"))
+
+
+def test_recipes_are_known_by_their_name():
+    assert {"paper": PAPER, "small": SMALL} == RECIPES
+    assert (PAPER.batch_size, PAPER.rate, PAPER.momentum, PAPER.radius, PAPER.epochs) == (
+        128,
+        1e-2,
+        0.9,
+        0.1,
+        70,
+    )
+
+
+# ------------------------------------------------------------------------------ kill and resume
+@pytest.mark.parametrize("step", [1, 3, 4, 5, 8, 11])
+def test_a_run_killed_at_any_step_ends_as_if_it_had_not_been(tmp_path, at_step, uninterrupted, step):
+    at_step(step, kill)
+    with pytest.raises(Killed):
+        run(folder=tmp_path, checkpoint_seconds=0)
+    at_step(-1, kill)
+    assert_same(run(folder=tmp_path, model=network()), uninterrupted)
+
+
+def test_a_run_killed_between_checkpoints_goes_back_to_the_last(tmp_path, at_step, uninterrupted):
+    at_step(7, kill)
+    with pytest.raises(Killed):
+        run(folder=tmp_path)
+    began = []
+    at_step(0, lambda: began.append(0))
+    assert_same(run(folder=tmp_path), uninterrupted)
+
+
+def test_a_run_killed_while_its_epoch_is_looked_at_repeats_the_epoch(tmp_path, uninterrupted):
+    def look(epoch, kept):
+        looked.append(epoch)
+        if looked == [1, 2]:
+            kill()
+
+    looked = []
+    with pytest.raises(Killed):
+        run(folder=tmp_path, on_epoch=look)
+    assert_same(run(folder=tmp_path, on_epoch=look), uninterrupted)
+    assert looked == [1, 2, 2, 3]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, at_step, uninterrupted):
+    run(folder=tmp_path)
+    at_step(0, kill)
+    assert_same(run(folder=tmp_path), uninterrupted)
+
+
+def test_the_history_is_a_table_beside_the_checkpoint(tmp_path):
+    result = run(folder=tmp_path)
+    with open(tmp_path / "history.csv", newline="") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    assert rows == result.history
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.safetensors", "history.csv"}
+
+
+SCRIPT = """
+import sys
+import torch
+torch.set_num_threads(int(sys.argv[3]))
+sys.path.insert(0, sys.argv[1])
+from test_train import run
+run(epochs=15, folder=sys.argv[2], checkpoint_seconds=0)
+"""
+
+
+@pytest.fixture(scope="module")
+def longer():
+    return run(epochs=15)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_a_process_ended_by_a_real_signal_goes_on_exactly(tmp_path, longer, name):
+    number, checkpoint = getattr(signal, name), tmp_path / "checkpoint.safetensors"
+    arguments = [os.path.dirname(__file__), str(tmp_path), str(torch.get_num_threads())]
+    with subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], stderr=subprocess.DEVNULL) as process:
+        while not checkpoint.exists() and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert process.wait() == -number
+    assert 0 < progress(checkpoint)["step"] < 15 * STEPS
+    assert_same(run(epochs=15, folder=tmp_path), longer)
+
+
+@pytest.mark.parametrize("step", [5, 7])  # within an epoch, and in its last step
+def test_ctrl_c_waits_for_the_step_and_leaves_a_checkpoint(tmp_path, at_step, uninterrupted, step):
+    at_step(step, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        run(folder=tmp_path)
+    at_step(-1, kill)
+    assert progress(tmp_path / "checkpoint.safetensors")["step"] == step + 1
+    assert_same(run(folder=tmp_path), uninterrupted)
+
+
+def test_ctrl_c_without_a_folder_stops_and_writes_nothing(tmp_path, at_step, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    at_step(5, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_callers_handlers_are_put_back_and_asked(tmp_path, at_step):
+    asked = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    try:
+        handler = signal.getsignal(signal.SIGTERM)
+        at_step(1, lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(KeyboardInterrupt):
+            run(folder=tmp_path)
+        assert asked == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) is handler
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# ------------------------------------------------------------------------------ checkpoints
+def progress(checkpoint):
+    with safe_open(checkpoint, "pt") as file:
+        return json.loads(file.metadata()["state"])
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    run(epochs=1, folder=tmp_path)
+    return tmp_path / "checkpoint.safetensors"
+
+
+def flipped(blob):
+    blob = bytearray(blob)
+    blob[len(blob) // 2] ^= 1
+    return bytes(blob)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flipped,
+        lambda blob: blob[:-1],
+        lambda blob: blob[:40],
+        lambda blob: b"",
+        lambda blob: b"not a checkpoint",
+    ],
+    ids=["a flipped bit", "a byte short", "the head only", "empty", "text"],
+)
+def test_a_damaged_checkpoint_is_refused_by_name(checkpoint, damage):
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint\.safetensors is not a whole checkpoint .*move it away"
+    ):
+        run(epochs=1, folder=checkpoint.parent)
+
+
+@pytest.mark.parametrize("metadata", [None, {"state": "{}"}, {"state": "[]"}, {"state": "?"}])
+def test_a_foreign_file_is_refused_by_name(checkpoint, metadata):
+    checkpoint.write_bytes(safetensors.torch.save({"weight": torch.zeros(2)}, metadata=metadata))
+    with pytest.raises(CheckpointError, match="is not a whole checkpoint"):
+        run(epochs=1, folder=checkpoint.parent)
+
+
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"epochs": 2}, "epochs"),
+        ({"recipe": replace(RECIPE, rate=0.1)}, "recipe"),
+        ({"input_size": 9, "model": nn.Sequential(nn.Flatten(), nn.Linear(243, 3))}, "size"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_refused_with_the_difference(checkpoint, options, difference):
+    with pytest.raises(CheckpointError, match=rf"belongs to another run \(it differs in {difference}\)"):
+        run(**{"epochs": 1, "folder": checkpoint.parent} | options)
+
+
+@pytest.mark.parametrize("model", [network(width=5), nn.Sequential(nn.Flatten(), nn.Linear(192, 3))])
+def test_a_checkpoint_of_another_network_is_refused(checkpoint, model):
+    with pytest.raises(CheckpointError, match="belongs to another network"):
+        run(epochs=1, folder=checkpoint.parent, model=model)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, uninterrupted):
+    calls, fsync = iter(range(10**6)), os.fsync
+
+    def full(descriptor):
+        if next(calls) == 5:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(folder=tmp_path, checkpoint_seconds=0)
+    assert progress(tmp_path / "checkpoint.safetensors")["step"] > 0
+    assert_same(run(folder=tmp_path), uninterrupted)
+
+
+# ------------------------------------------------------------------------------ divergence
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path):
+    wild = replace(RECIPE, rate=1e30, clip=None)
+    with pytest.raises(
+        DivergedError, match=r"by step 4, at a rate of .*there is no checkpoint yet; try a lower rate"
+    ):
+        run(wild, folder=tmp_path)
+
+
+def test_the_checkpoint_before_a_divergence_is_a_good_one(tmp_path, at_step, monkeypatch):
+    model = network()
+
+    def spoil():
+        with torch.no_grad():
+            model[0].weight[0, 0, 0, 0] = math.nan
+
+    at_step(6, spoil)
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(DivergedError, match=rf"by step 7.*the last good checkpoint is {checkpoint}"):
+        run(folder=tmp_path, checkpoint_seconds=0, model=model)
+    assert progress(checkpoint)["step"] == 6
+    assert all(tensor.isfinite().all() for tensor in safetensors.torch.load_file(checkpoint).values())

@@ -1,0 +1,236 @@
+"""What every chapter opens with: the style, the seed, and the network and pictures of its scale.
+
+A chapter says on its face what made its pictures, and takes every number in its prose from a cell;
+nothing is replaced by something smaller: what is missing is an error that says how to get it.
+
+Example, the first two cells of a chapter::
+
+    scale, device, seed, out = "embedded", "cpu", 0, None      # tagged `parameters`
+
+    from zfcore.book import open_book
+    book = open_book(scale=scale, device=device, seed=seed, out=out)
+    book.face()
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import string
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import torch
+from IPython import get_ipython
+from IPython.display import Markdown
+from matplotlib.figure import Figure
+from matplotlib_inline.backend_inline import set_matplotlib_formats
+from torch import nn
+
+import zfcore
+from zfcore.data import LabelledPictures, Photograph, photographs, tiny_imagenet
+from zfcore.model import load, write_atomically
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One size of evidence: the weights a chapter uses, and the pictures, in words."""
+
+    weights: str
+    pictures: str
+
+
+#: The sizes of evidence by name.
+SCALES = {
+    "embedded": Scale("zfnet-64", "photographs that ship with the packages"),
+    "tiny": Scale("zfnet-64", "the photographs and Tiny-ImageNet's 10,000 validation pictures"),
+    "imagenet": Scale("zfnet", "the photographs and ImageNet's 50,000 validation pictures"),
+}
+
+STYLE = {
+    "figure.figsize": (7.2, 3.0),
+    "figure.dpi": 144,
+    "savefig.dpi": 144,
+    "savefig.facecolor": "white",
+    "figure.facecolor": "white",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.5,
+    "image.interpolation": "none",
+    # Okabe & Ito's colours, told apart by colour-blind readers; no yellow, which white swallows.
+    "axes.prop_cycle": mpl.cycler(color=["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]),
+    # The same drawing shall give the same file: no random ids, no date (see below).
+    "svg.hashsalt": "zfcore",
+}
+NO_DATE = {"Date": None}
+
+
+@dataclass(frozen=True)
+class Book:
+    """What a chapter works with; made by :func:`open_book`.
+
+    ``model`` is in eval mode on ``device``, ``card`` describes it (see :func:`zfcore.model.load`);
+    ``pictures`` is the labelled data set of the scale, ``None`` where the photographs are all there
+    is; ``layers`` maps "layer 1" … "layer 5" to the ReLU after that convolution, as the book's
+    pictures mean it.
+    """
+
+    scale: str
+    device: torch.device
+    seed: int
+    out: Path | None
+    model: nn.Module
+    card: dict[str, Any]
+    photographs: dict[str, Photograph]
+    pictures: LabelledPictures | None
+    layers: dict[str, str]
+
+    def label(self, index: int) -> str:
+        """The words of class ``index`` (a position among the network's outputs)."""
+        return self.card["labels"][index]
+
+    def face(self) -> Markdown:
+        """Which scale, network, error, data, weights, device and versions made this page."""
+        one_crop = self.card.get("error", {}).get("one crop", {})
+        error = (
+            f"validation error with one crop {one_crop['top1']:.1f} % top-1, {one_crop['top5']:.1f} % top-5"
+            if one_crop
+            else "its error was not measured"
+        )
+        on_gpu = self.device.type == "cuda"
+        machine = torch.cuda.get_device_name(self.device) if on_gpu else platform.machine()
+        lines = [
+            f"**Made at scale** `{self.scale}` with {SCALES[self.scale].pictures}",
+            f"**Network** `{self.card['architecture']}`, trained on {self.card.get('data', 'unnamed data')}, "
+            f"{self.card.get('epochs', '?')} epochs; {error}; weights `{self.card['sha256'][:12]}`",
+            f"**Ran on** {self.device.type} ({machine}), seed {self.seed}; zfcore {zfcore.__version__}, "
+            f"torch {torch.__version__}, Python {platform.python_version()}",
+        ]
+        if "note" in self.card:
+            lines.append(f"**Note** {self.card['note']}")
+        return Markdown("\n".join(f"> {line}  " for line in lines))
+
+    def say(self, text: str, **values: Any) -> Markdown:
+        """Prose with computed numbers: ``book.say("The error is **{error:.1f} %**.", error=error)``.
+
+        ``text`` is Markdown in which ``{name:format}`` stands for a value; a brace of LaTeX is doubled.
+
+        Raises
+        ------
+        ValueError
+            The text names a value that was not given, or a value is not used in it.
+        """
+        used = {re.split(r"[.\[]", field)[0] for _, field, _, _ in string.Formatter().parse(text) if field}
+        if used != set(values):
+            raise ValueError(f"the text uses {_listed(used)}, given are {_listed(values)}")
+        return Markdown(text.format(**values))
+
+    def table(self, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Markdown:
+        """A Markdown table; cells are text or anything that prints well.
+
+        Raises
+        ------
+        ValueError
+            A row has more or fewer cells than the head.
+        """
+        lines = [list(head), ["---"] * len(head), *map(list, rows)]
+        for line in lines:
+            if len(line) != len(head):
+                raise ValueError(f"the head has {len(head)} cells, and a row has {len(line)}: {line}")
+        return Markdown("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))
+
+    def keep(self, name: str, figure: Figure | None = None, /, **numbers: Any) -> None:
+        """Write a figure and its numbers into ``out``: ``name.svg``, ``name.png``, ``name.json``.
+
+        Without ``out`` nothing is written. Numbers may be Python's, arrays or tensors of any shape.
+        The figure comes back, so that the call can end the cell that shows it.
+
+        Raises
+        ------
+        ValueError
+            ``name`` has characters other than letters, digits, ``-`` and ``_``.
+        """
+        if not re.fullmatch(r"[\w-]+", name):
+            raise ValueError(f"{name!r} cannot name a file here; use letters, digits, - and _")
+        if self.out is None:
+            return figure
+        self.out.mkdir(parents=True, exist_ok=True)
+        if figure is not None:
+            figure.savefig(self.out / f"{name}.svg", metadata=NO_DATE)
+            figure.savefig(self.out / f"{name}.png")
+        if numbers:
+            text = json.dumps(numbers, indent=1, ensure_ascii=False, default=lambda array: array.tolist())
+            write_atomically(self.out / f"{name}.json", (text + "\n").encode())
+        return figure
+
+
+def open_book(
+    scale: str = "embedded",
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+    out: str | Path | None = None,
+) -> Book:
+    """Open the book at a scale: set the style and the seed, load the network and the pictures.
+
+    Parameters
+    ----------
+    scale
+        A key of :data:`SCALES`: ``"embedded"``, ``"tiny"`` or ``"imagenet"``.
+    device
+        Where the network runs: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+    seed
+        For torch's global generator.
+    out
+        Folder that collects figures and numbers (:meth:`Book.keep`); relative to the working directory.
+
+    Raises
+    ------
+    ValueError
+        Unknown scale or device; the message lists what there is.
+    FileNotFoundError
+        The weights or the data of the scale are not on this machine; the message says how to get them.
+    """
+    if scale not in SCALES:
+        raise ValueError(f"unknown scale {scale!r}; known: {', '.join(SCALES)}")
+    device = _device(device)
+    model, card = load(SCALES[scale].weights)
+    pictures = tiny_imagenet("val") if scale == "tiny" else None
+    torch.manual_seed(seed)
+    mpl.rcParams.update(STYLE)
+    if get_ipython() is not None:
+        set_matplotlib_formats("svg", metadata=NO_DATE)
+    layers = {
+        f"layer {name.removeprefix('relu')}": path
+        for name, path in model.architecture.named_layers().items()
+        if name.startswith("relu") and path.startswith("features.")
+    }
+    folder = None if out is None else Path(out).expanduser().resolve()
+    model = model.to(device).requires_grad_(False)  # chapters look at a network; none trains this one
+    return Book(scale, device, seed, folder, model, card, photographs(), pictures, layers)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "no values"
+
+
+def _device(name: str | torch.device) -> torch.device:
+    there = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    if "cuda:0" in there:
+        there.append("cuda")
+    if str(name) not in there:
+        raise ValueError(f"no device {str(name)!r} on this machine; there is: {', '.join(there)}")
+    return torch.device(name)

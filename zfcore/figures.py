@@ -1,0 +1,262 @@
+"""Arrays in, matplotlib figures out: the book's drawings, with no torch and no mathematics.
+
+Every function returns a new :class:`matplotlib.figure.Figure` of the book's width; sizes are in
+inches, pixels are uint8 (H, W, 3) or float (H, W) maps. Colours are safe for colour-blind readers.
+
+Example::
+
+    from zfcore.data import photographs
+    from zfcore.figures import pictures
+    pictures([[p.pixels for p in list(photographs().values())[:4]]])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
+
+WIDTH = 7.2
+MAPS = "viridis"
+FRAME = "#e69f00"  # Okabe & Ito's orange: seen on dark and on light pictures
+CONVNET, DECONVNET = "#0072b2", "#d55e00"
+
+
+def stretch(projection, percentile: float = 99.5) -> np.ndarray:
+    """Show a signed picture around mid-grey, its contrast stretched by its own values.
+
+    Zero becomes mid-grey (128); ± the ``percentile`` of the absolute values that are not zero
+    becomes white and black, and what lies beyond is clipped. A picture of zeros is all grey.
+
+    Parameters
+    ----------
+    projection
+        (3, H, W) tensor or array, signed, any unit.
+    percentile
+        In (0, 100]; 100 clips nothing.
+
+    Returns
+    -------
+    ndarray
+        (H, W, 3) uint8.
+
+    Raises
+    ------
+    ValueError
+        The array is not (3, H, W), holds a value that is not finite, or the percentile is outside (0, 100].
+    """
+    values = np.asarray(
+        projection.detach().cpu() if hasattr(projection, "detach") else projection, np.float64
+    )
+    if values.ndim != 3 or values.shape[0] != 3:
+        raise ValueError(f"a projection has shape (3, H, W), but this has {values.shape}; give one at a time")
+    if not 0 < percentile <= 100:
+        raise ValueError(f"percentile is {percentile}; give one above 0 and at most 100")
+    if not np.isfinite(values).all():
+        raise ValueError("the projection holds values that are not finite; check the network's weights")
+    strengths = np.abs(values[values != 0])
+    scale = np.percentile(strengths, percentile) if strengths.size else 1.0
+    shown = np.clip(values / scale, -1, 1) * 127.5 + 127.5
+    return np.rint(shown).astype(np.uint8).transpose(1, 2, 0)  # (3, H, W) -> (H, W, 3)
+
+
+def pictures(
+    rows: Sequence[Sequence[np.ndarray | None]],
+    row_titles: Sequence[str] | None = None,
+    column_titles: Sequence[str] | None = None,
+    frames: Mapping[tuple[int, int], tuple[float, float, float, float]] | None = None,
+    captions: Mapping[tuple[int, int], str] | None = None,
+    width: float = WIDTH,
+    colours: str = MAPS,
+) -> Figure:
+    """A grid of pictures and maps, all cells square; ``None`` leaves a cell empty.
+
+    ``frames`` puts a rectangle (top, left, height, width) in pixels around a part of the cell
+    (row, column); ``captions`` puts small text below a cell.
+    """
+    columns = max(map(len, rows))
+    left = 0.3 if row_titles else 0.02
+    cell = (width - left) / columns
+    top, below = (0.3 if column_titles else 0.04), (0.2 if captions else 0.0)
+    height = len(rows) * (cell + below) + top
+    figure = Figure(figsize=(width, height), layout="none")
+    for r, row in enumerate(rows):
+        for c, image in enumerate(row):
+            y = 1 - (top + (r + 1) * cell + r * below) / height
+            box = ((left + c * cell) / width + 0.004, y, cell / width - 0.008, cell / height * 0.975)
+            axes = figure.add_axes(box)
+            axes.axis("off")
+            if column_titles and r == 0:
+                axes.set_title(column_titles[c], fontsize=9, pad=4)
+            if row_titles and c == 0:
+                beside = {"transform": axes.transAxes, "rotation": 90, "ha": "right", "va": "center"}
+                axes.text(-0.08, 0.5, row_titles[r], fontsize=9, **beside)
+            if image is None:
+                continue
+            axes.imshow(image, cmap=colours, interpolation="nearest")
+            if frames and (r, c) in frames:
+                _frame(axes, frames[r, c])
+            if captions and (r, c) in captions:
+                below_it = {"transform": axes.transAxes, "ha": "center", "va": "top"}
+                axes.text(0.5, -0.04, captions[r, c], fontsize=7, **below_it)
+    return figure
+
+
+def _frame(axes: Axes, box: tuple[float, float, float, float]) -> None:
+    top, left, height, width = box
+    axes.add_patch(
+        Rectangle((left - 0.5, top - 0.5), width, height, fill=False, edgecolor=FRAME, linewidth=1.6)
+    )
+
+
+def architecture(stages: Sequence[tuple[str, int, int, str]], width: float = WIDTH) -> Figure:
+    """Draw a network as a row of blocks: Fig. 3 from the sizes of the real thing.
+
+    ``stages`` holds (label, maps, side, operation); side 1 is a fully connected layer. A block's
+    face grows with the square root of its side, its depth with the logarithm of its maps.
+    """
+    faces = [0.30 * np.sqrt(side) if side > 1 else 0.16 for _, _, side, _ in stages]
+    depths = [0.16 * np.log2(maps) if side > 1 else 0.0 for _, maps, side, _ in stages]
+    heights = [
+        f if side > 1 else 0.2 * np.log2(maps) for f, (_, maps, side, _) in zip(faces, stages, strict=True)
+    ]
+    gap, column, top = 0.85, 0.0, max(heights)
+    figure = Figure(figsize=(width, 2.6), layout="none")
+    axes = figure.subplots()
+    for (label, maps, side, operation), face, depth, high in zip(stages, faces, depths, heights, strict=True):
+        y, dx, dy = (top - high) / 2, 0.5 * depth, 0.32 * depth
+        room = max(face + dx, 1.5)  # the labels of the thin blocks need as much
+        x = column + (room - face - dx) / 2
+        colour = CONVNET if side > 1 else DECONVNET
+        corners = {
+            "front": [(x, y), (x + face, y), (x + face, y + high), (x, y + high)],
+            "top": [
+                (x, y + high),
+                (x + face, y + high),
+                (x + face + dx, y + high + dy),
+                (x + dx, y + high + dy),
+            ],
+            "side": [
+                (x + face, y),
+                (x + face + dx, y + dy),
+                (x + face + dx, y + high + dy),
+                (x + face, y + high),
+            ],
+        }
+        for part, shade in (("side", 0.55), ("top", 0.4), ("front", 0.22)):
+            if part == "front" or depth:
+                axes.add_patch(Polygon(corners[part], facecolor=colour, alpha=shade, edgecolor="none"))
+                axes.add_patch(Polygon(corners[part], fill=False, edgecolor=colour, linewidth=0.8))
+        size = f"{side}×{side}\n×{maps}" if side > 1 else f"{maps}"
+        axes.text(x + (face + dx) / 2, -0.35, f"{label}\n{size}", ha="center", va="top", fontsize=7.5)
+        if operation:
+            axes.text(
+                column - 0.4 * gap,
+                top + 0.4,
+                operation,
+                ha="center",
+                va="bottom",
+                fontsize=6.5,
+                linespacing=1.15,
+            )
+            arrow = FancyArrowPatch(
+                (x - 0.6, top / 2), (x - 0.05, top / 2), arrowstyle="-|>", mutation_scale=7, color="0.35"
+            )
+            axes.add_patch(arrow)
+        column += room + gap
+    axes.set(xlim=(-0.4, column - gap + 0.3), ylim=(-1.9, top + 1.9), aspect="equal")
+    axes.axis("off")
+    figure.subplots_adjust(0, 0, 1, 1)
+    return figure
+
+
+def deconvnet_layer(width: float = WIDTH) -> Figure:
+    """The paper's Fig. 1 as a diagram: one layer of the convnet and of the deconvnet that inverts it."""
+    figure = Figure(figsize=(width, 3.7), layout="none")
+    axes = figure.subplots()
+    up = ["Maps of the layer below", "Filter: convolve with $F$", "Rectify: ReLU", "Max pool", "Pooled maps"]
+    down = [
+        "Reconstruction below",
+        "Filter: transpose $F^{\\top}$",
+        "Rectify: ReLU",
+        "Unpool",
+        "Reconstruction above",
+    ]
+    for x, labels, colour, upward in ((0.0, down, DECONVNET, False), (5.4, up, CONVNET, True)):
+        for level, label in enumerate(labels):
+            data = level in (0, len(labels) - 1)
+            box = FancyBboxPatch(
+                (x, level * 1.25), 3.6, 0.72, boxstyle="round,pad=0.02,rounding_size=0.12",
+                facecolor=colour, alpha=0.12 if data else 0.32, edgecolor=colour, linewidth=1,
+            )  # fmt: skip
+            axes.add_patch(box)
+            axes.text(x + 1.8, level * 1.25 + 0.36, label, ha="center", va="center", fontsize=9)
+        for level in range(len(labels) - 1):
+            ends = [(x + 1.8, level * 1.25 + 0.76), (x + 1.8, level * 1.25 + 1.21)]
+            start, stop = ends if upward else ends[::-1]
+            axes.add_patch(FancyArrowPatch(start, stop, arrowstyle="-|>", mutation_scale=11, color=colour))
+    axes.add_patch(
+        FancyArrowPatch(
+            (5.36, 4.11), (3.66, 4.11), arrowstyle="-|>", mutation_scale=11, color="0.25", linestyle="--"
+        )
+    )
+    axes.text(4.5, 4.26, "switches", ha="center", va="bottom", fontsize=9, style="italic")
+    axes.text(1.8, 6.0, "Deconvnet, downward", ha="center", fontsize=10, color=DECONVNET, weight="bold")
+    axes.text(7.2, 6.0, "Convnet, upward", ha="center", fontsize=10, color=CONVNET, weight="bold")
+    axes.set(xlim=(-0.2, 9.2), ylim=(-0.2, 6.5), aspect="equal")
+    axes.axis("off")
+    figure.subplots_adjust(0, 0, 1, 1)
+    return figure
+
+
+def switches(
+    feature_map: np.ndarray,
+    chosen: np.ndarray,
+    corners: Sequence[tuple[int, int]],
+    size: int,
+    width: float = 4.2,
+) -> Figure:
+    """A feature map with its pooling windows and the cell each window chose.
+
+    ``feature_map`` is (H, W); ``chosen`` (windows, 2) holds rows and columns; ``corners`` the top
+    left cell of each window. The number on a cell tells how many windows chose it.
+    """
+    figure = Figure(figsize=(width, width * feature_map.shape[0] / feature_map.shape[1]), layout="none")
+    axes = figure.subplots()
+    axes.imshow(feature_map, cmap=MAPS, interpolation="nearest")
+    for n, (top, left) in enumerate(corners):
+        nudge = 0.09 * (n % 3 - 1)  # neighbouring windows overlap; keep their outlines apart
+        axes.add_patch(
+            Rectangle(
+                (left - 0.5 + nudge, top - 0.5 + nudge), size, size, fill=False, edgecolor="w", linewidth=0.9
+            )
+        )
+    cells, counts = np.unique(chosen, axis=0, return_counts=True)
+    for (row, column), count in zip(cells, counts, strict=True):
+        axes.plot(
+            column, row, "o", color=FRAME, markersize=9 + 2 * count, markeredgecolor="k", markeredgewidth=0.6
+        )
+        axes.text(column, row, str(count), ha="center", va="center", fontsize=7.5, color="k")
+    axes.set(xlim=(-0.6, feature_map.shape[1] - 0.4), ylim=(feature_map.shape[0] - 0.4, -0.6))
+    axes.axis("off")
+    figure.subplots_adjust(0, 0, 1, 1)
+    return figure
+
+
+def bars(values: Mapping[str, float], ylabel: str, chance: float | None = None, width: float = 4.6) -> Figure:
+    """One bar per name with its value on top; ``chance`` draws the level of guessing."""
+    figure = Figure(figsize=(width, 0.5 * width), layout="constrained")
+    axes = figure.subplots()
+    drawn = axes.bar(list(values), list(values.values()), color=CONVNET, alpha=0.85)
+    axes.bar_label(drawn, [f"{value:.2g}" for value in values.values()], fontsize=8, padding=2)
+    if chance is not None:
+        axes.axhline(chance, color=DECONVNET, linestyle="--", linewidth=1)
+        beside = axes.get_yaxis_transform()  # the label stands to the right of the bars, not on them
+        axes.text(
+            1.01, chance, "guessing", transform=beside, color=DECONVNET, fontsize=8, va="center", ha="left"
+        )
+    axes.set_ylabel(ylabel)
+    return figure
