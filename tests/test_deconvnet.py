@@ -1,5 +1,6 @@
 """The deconvnet against an explicit inverse in slow loops, and against back-propagation with other ReLUs."""
 
+import itertools
 from functools import partial
 
 import pytest
@@ -293,6 +294,20 @@ def test_the_window_gives_what_the_whole_picture_gives(case, rule, norm):
     )
 
 
+@pytest.mark.parametrize("side", range(3, 9))
+@pytest.mark.parametrize("ceil_mode", [False, True])
+def test_the_window_knows_the_size_of_every_map(side, ceil_mode):
+    for size, stride, padding, dilation in itertools.product((1, 2, 3), (1, 2, 3, 4), (0, 1), (1, 2)):
+        if padding > size // 2 or dilation * (size - 1) >= side:
+            continue
+        pool = nn.MaxPool2d(size, stride, padding, dilation, ceil_mode=ceil_mode)
+        conv = nn.Conv2d(1, 1, size, stride, padding, dilation)
+        images = torch.zeros(1, 1, side, side + 1)
+        for module in (pool, conv):
+            chain = Deconvnet(nn.Sequential(module))
+            assert chain._chain(chain.trace.node("0")).map_sizes(images)[1] == module(images).shape[2:]
+
+
 # ------------------------------------------------------------------------------ by hand
 def test_a_value_that_several_windows_took_comes_back_as_their_sum():
     picture = torch.zeros(1, 1, 3, 3)
@@ -406,7 +421,7 @@ class AlexLike(Twin):
         super().__init__(rule, norm)
         self.features = nn.Sequential(
             nn.Conv2d(3, 8, 11, 4, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2),
-            nn.LocalResponseNorm(5, alpha=0.1), nn.Conv2d(8, 12, 5, padding=2, groups=2), nn.ReLU(inplace=True),
+            nn.LocalResponseNorm(5, 1.0), nn.Conv2d(8, 12, 5, padding=2, groups=2), nn.ReLU(True),
             nn.MaxPool2d(3, 2),
         )  # fmt: skip
         self.average = nn.AdaptiveAvgPool2d((3, 2))

@@ -72,16 +72,16 @@ def alive_units(maps, count, generator):
 
 
 def decided_otherwise(network, picture, values, layer):
-    """The near-ties on the way to a layer that rounding decides otherwise in the graph (``values``).
+    """The switches and gates up to a layer that the graph, whose ``values`` these are, decides otherwise.
 
-    Each is given as how far apart the candidates are, as a share of the largest value of their layer:
-    of two cells for the switch of a pooling, of a unit and zero for the gate of a ReLU.
+    Each is given by how far apart its candidates are, as a share of the largest value of their layer: two
+    cells for the switch of a pooling, a unit and zero for the gate of a ReLU.
     """
     apart = []
-    ours = network.activations(picture, network.layers)
+    ours = network.activations(picture, [layer for layer in network.layers if layer in values])
     for node in network.needed([network.node(layer)]):
         operation = network.operations[node]
-        if not isinstance(operation, nn.ReLU | nn.MaxPool2d) or node.args[0] not in network.names:
+        if not isinstance(operation, nn.ReLU | nn.MaxPool2d) or network.names.get(node.args[0]) not in values:
             continue
         before = network.names[node.args[0]]
         a, b = ours[before], values[before]
@@ -101,31 +101,40 @@ def decided_otherwise(network, picture, values, layer):
 
 @torch.no_grad()
 def compare(model, size, folder, units=2):
-    """Export every layer, project random units by all rules; how many there were, and how many flipped."""
+    """Export every layer and compare the projections of random units by all rules; how many there were.
+
+    One switch or gate that rounding decides otherwise changes the gradient of every unit behind it: a
+    picture with one is replaced by the next, once it is shown that the candidates were as good as equal.
+    Of random pictures this befell 1 in 100 in zfnet-64 with random weights, and at 224 pixels 1 in 12 in
+    AlexNet, 5 in 12 in SqueezeNet.
+    """
     generator = torch.Generator().manual_seed(1)
     net = Deconvnet(model)
-    picture = torch.randn(1, 3, size, size, generator=generator)
-    wanted = net.activations(picture, net.layers)
-    layers = [layer for layer, value in wanted.items() if value.ndim in (2, 4)]
+    shapes = net.activations(torch.zeros(1, 3, size, size), net.layers)
+    layers = [layer for layer, value in shapes.items() if value.ndim in (2, 4)]
     export_onnx(model, size, layers, folder)
-    values = forward(folder, picture)
-    for layer in layers:
-        assert relative_error(values[layer], wanted[layer]) < TOLERANCE, layer
-    count = flips = 0
+    for _ in range(10):
+        picture = torch.randn(1, 3, size, size, generator=generator)
+        wanted, values = net.activations(picture, layers), forward(folder, picture)
+        for layer in layers:
+            assert relative_error(values[layer], wanted[layer]) < TOLERANCE, layer
+        apart = decided_otherwise(net.trace, picture, values, net.layers[-1])
+        assert max(apart, default=0) < 1e-6
+        if not apart:
+            break
+    else:
+        pytest.fail("rounding decides a switch or a gate in each of ten pictures")
+    count = 0
     for layer in [*layers, "logits"]:
         name = net.layers[-1] if layer == "logits" else layer
         for channel, *position in alive_units(values[layer], units, generator):
             for rule in RULES:
                 want = net.project(picture, name, channel, tuple(position) or None, rule)
                 got = project(folder, layer, picture, channel, tuple(position), rule)
+                assert relative_error(got, want) < TOLERANCE, (layer, channel, position, rule)
                 count += 1
-                if relative_error(got, want) > TOLERANCE:
-                    near = decided_otherwise(net.trace, picture, values, name)
-                    assert near, f"{layer} {channel} {position} {rule}: {relative_error(got, want):.1e}"
-                    assert max(near) < TOLERANCE
-                    flips += 1
         session.cache_clear()
-    return count, flips
+    return count
 
 
 # ------------------------------------------------------------------------------ the paper's networks
@@ -147,9 +156,7 @@ def shown_layers(model):
 
 
 def test_every_layer_of_zfnet_64_projects_as_in_pytorch(zfnet_64, tmp_path):
-    count, flips = compare(zfnet_64, 56, tmp_path)
-    assert count >= 100
-    assert flips <= 0.02 * count, f"{flips} of {count} projections flipped at a near-tie"
+    assert compare(zfnet_64, 56, tmp_path) >= 100
 
 
 @pytest.mark.slow
@@ -162,8 +169,7 @@ def test_every_layer_of_a_full_size_network_projects_as_in_pytorch(name, tmp_pat
         initialize_(model, "he")
     else:
         model = torchvision.models.get_model(name.removeprefix("torchvision "), weights=None)
-    count, flips = compare(model.eval(), 224, tmp_path)
-    assert flips <= 0.02 * count, f"{flips} of {count} projections flipped at a near-tie"
+    assert compare(model.eval(), 224, tmp_path) >= 100
 
 
 # ------------------------------------------------------------------------------ small stand-ins
@@ -255,9 +261,7 @@ class Normed(nn.Module):
 @pytest.mark.parametrize("network", [Residual, Fire, Functions, Normed])
 def test_every_layer_of_a_small_network_projects_as_in_pytorch(network, tmp_path):
     torch.manual_seed(0)
-    count, flips = compare(network().eval(), 21, tmp_path, units=4)
-    assert count > 50
-    assert flips == 0
+    assert compare(network().eval(), 21, tmp_path, units=4) >= 50
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)

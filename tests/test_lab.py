@@ -12,7 +12,7 @@ import pytest
 from browser import open_browser
 
 ROOT = Path(__file__).parent.parent
-PICTURES = "[...document.querySelectorAll('.jp-OutputArea .jupyter-widgets img')].map(i => i.src).join('|')"
+PICTURES = "[...document.querySelectorAll('.jp-OutputArea img')].map(i => i.src).join('|')"
 
 
 @pytest.fixture
@@ -53,13 +53,12 @@ def test_an_explorer_answers_in_jupyterlab(lab):
         page.set_default_timeout(180_000)
         page.goto(f"{url}/lab/tree/index.ipynb?reset&token={token}")
         page.locator(".jp-Notebook .jp-Cell").first.wait_for()
-        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # before that, Run All is lost
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        select = page.locator(".jp-OutputArea .jupyter-widgets select").nth(1)
+        select = page.locator(".jp-OutputArea select").nth(1)
         select.wait_for()
         select.scroll_into_view_if_needed()
-        page.wait_for_function(f"{PICTURES} !== ''")
         before = page.evaluate(PICTURES)
         select.select_option(index=select.evaluate("s => (s.selectedIndex + 1) % s.options.length"))
         page.wait_for_function(f"before => {PICTURES} !== before", arg=before)

@@ -39,6 +39,7 @@ def reader(browser):
 
     def opened(path, **options):
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        context.set_default_timeout(120_000)
         contexts.append(context)
         context.set_offline(True)
         context.route("**/*", watch)

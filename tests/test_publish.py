@@ -280,6 +280,11 @@ def test_the_pages_are_built_once_and_stand_alone(small_book, capsys):
     publish(small_book)
     assert os.stat(index).st_mtime_ns == made
     assert "pages unchanged" in capsys.readouterr().out
+    # Pages that someone else wrote over ours are not ours.
+    (index.parent / "searchindex.js").write_text("")
+    publish(small_book)
+    assert os.stat(index).st_mtime_ns != made
+    made = os.stat(index).st_mtime_ns
     # A warning of Sphinx fails the build and leaves the pages as they were.
     (small_book / "book" / "index.ipynb").unlink()
     (small_book / "book" / "index.md").write_text("# T\n\n[gone](gone.md)")

@@ -66,6 +66,15 @@ def assert_same(a, b):
     assert [{**row, "seconds": 0} for row in a.history] == [{**row, "seconds": 0} for row in b.history]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Nets of this size are slower on several threads, far slower where other work keeps the cores busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def uninterrupted():
     return run()
@@ -344,7 +353,7 @@ def test_the_history_is_a_table_beside_the_checkpoint(tmp_path):
 SCRIPT = """
 import sys
 import torch
-torch.set_num_threads(int(sys.argv[3]))
+torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 from test_train import run
 run(epochs=15, folder=sys.argv[2], checkpoint_seconds=0)
@@ -360,8 +369,8 @@ def longer():
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
 def test_a_process_ended_by_a_real_signal_goes_on_exactly(tmp_path, longer, name):
     number, checkpoint = getattr(signal, name), tmp_path / "checkpoint.safetensors"
-    arguments = [os.path.dirname(__file__), str(tmp_path), str(torch.get_num_threads())]
-    with subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], stderr=subprocess.DEVNULL) as process:
+    command = [sys.executable, "-c", SCRIPT, os.path.dirname(__file__), str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         while not checkpoint.exists() and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(number)

@@ -38,15 +38,20 @@ def train(
     """
     from zfcore import data as datasets
     from zfcore import model as models
+    from zfcore.evaluate import errors
     from zfcore.train import RECIPES
     from zfcore.train import train as run_training
 
+    if recipe not in RECIPES:
+        raise typer.BadParameter(f"unknown recipe {recipe!r}; known: {', '.join(RECIPES)}")
+    if data != "tiny-imagenet":
+        raise typer.BadParameter(f"unknown data set {data!r}; known: tiny-imagenet")
     pictures, validation = datasets.tiny_imagenet("train"), datasets.tiny_imagenet("val")
     network = models.build(architecture, num_classes=len(pictures.classes), width=width)
     size, chosen = network.architecture.input_size, RECIPES[recipe]
     options = {"input_size": size, "epochs": epochs, "seed": seed, "device": device, "folder": out}
     run = run_training(network, pictures, validation, chosen, **options)
-    last = run.history[-1]
+    network.half().float()  # the weights are stored in half precision, so it is these that are judged
     card = {
         "architecture": architecture,
         "width": width,
@@ -56,13 +61,17 @@ def train(
         "scale": chosen.scale,
         "classes": pictures.classes,
         "labels": pictures.names,
-        "error": {"one crop": {"top1": last["top1"], "top5": last["top5"]}},
         "data": data,
         "recipe": recipe,
         "seed": seed,
-        "epochs": last["epoch"],
+        "epochs": len(run.history),
         "command": " ".join(["zfcore", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
+    }
+    judged = (network, validation, card | {"mean": run.mean})
+    card["error"] = {
+        words: errors(*judged, crops=crops, device=device, progress=True)
+        for words, crops in (("one crop", 1), ("ten crops", 10))
     }
     models.save(out / f"{architecture}.safetensors", network, run.mean, card)
 
@@ -103,6 +112,78 @@ def book(
     typer.echo(f"open {index}")
 
 
+data_app = typer.Typer(no_args_is_help=True, help="Data sets: bring them here, look whether they are whole.")
+weights_app = typer.Typer(no_args_is_help=True, help="Public ImageNet weights: list them, bring them here.")
+app.add_typer(data_app, name="data")
+app.add_typer(weights_app, name="weights")
+DataName = Annotated[
+    str,
+    typer.Argument(help="tiny-imagenet, caltech101, caltech256, voc2012, voc2007, imagenette or imagenet."),
+]
+
+
+@data_app.command("get")
+def data_get(name: DataName) -> None:
+    """Download and unpack a data set into `ZFCORE_DATA`; an interrupted download goes on.
+
+    Example: `ZFCORE_DATA=~/data zfcore data get tiny-imagenet`
+    """
+    from zfcore.fetch import DATASETS, get_data
+
+    typer.echo(f"{get_data(name)}\nTerms: {DATASETS[name].terms}.")
+
+
+@data_app.command("check")
+def data_check(
+    name: DataName,
+    classes: Annotated[bool, typer.Option("--classes", help="Print the count of every class too.")] = False,
+) -> None:
+    """Count a data set's pictures and decode each; faults are told by name and end in exit code 1.
+
+    Example: `zfcore data check tiny-imagenet`
+    """
+    from zfcore.fetch import check
+
+    report = check(name)
+    if classes:
+        for split, counts in report.counts.items():
+            for label, count in sorted(counts.items()):
+                typer.echo(f"{split}\t{label}\t{count}")
+    typer.echo(report)
+    if not report.whole:
+        raise typer.Exit(1)
+
+
+@weights_app.command("list")
+def weights_list() -> None:
+    """List the public weights, their published error, and which of them are here.
+
+    Example: `zfcore weights list`
+    """
+    from zfcore.fetch import public_weights, weights_file
+
+    for name, known in public_weights().items():
+        here = weights_file(name) if weights_file(name).exists() else "not here"
+        top1, top5 = known.errors
+        typer.echo(f"{name}: {top1:.2f} % top-1, {top5:.2f} % top-5 error; {known.source}; {here}")
+
+
+@weights_app.command("get")
+def weights_get(
+    name: Annotated[str, typer.Argument(help="zfnet, zfnetb, vgg16, alexnet or squeezenet.")],
+) -> None:
+    """Download public ImageNet weights and write them as `zfcore.model.load` reads them.
+
+    Example: `zfcore weights get zfnet`
+    """
+    from zfcore.fetch import get_weights
+
+    typer.echo(get_weights(name))
+
+
 def main() -> None:
-    """Entry point of the ``zfcore`` command."""
-    app()
+    """Entry point of the ``zfcore`` command: what was given wrongly is told in a line, not a traceback."""
+    try:
+        app()
+    except (ValueError, OSError, RuntimeError) as error:
+        raise SystemExit(f"zfcore: {error}") from error

@@ -284,13 +284,16 @@ class Deconvnet:
             case nn.MaxPool2d():
                 return [unpool(r, switches, *inputs[0].shape[2:])]
             case nn.ReLU():
-                r = r if rule == "gradient" else rectify(r)
-                return [r if rule == "deconvnet" else r.masked_fill(output <= 0, 0)]
+                return [_through_relu(r, output, rule)]
             case nn.Linear():
                 return [r @ operation.weight]
-            case nn.LocalResponseNorm() if rule == "deconvnet" and self.norm == "identity":
+            case nn.LocalResponseNorm() if not self._differentiates(rule):
                 return [r]
         return _adjoint(again, inputs, r)
+
+    def _differentiates(self, rule: str) -> bool:
+        """Whether the contrast norm goes back by its derivative."""
+        return rule != "deconvnet" or self.norm == "derivative"
 
     # -------------------------------------------------------------------------- the unit's window
     def _chain(self, node: fx.Node) -> _Chain | None:
@@ -321,22 +324,35 @@ class Deconvnet:
             position = _strongest(maps[torch.arange(len(maps)), channels])
         _check_positions(position, sizes[-1], layer)
         frames = chain.frames(position, sizes)
-        memory = []
-        x = frames[0].cut(images)
+        x, kept = frames[0].cut(images), []  # and what the way back needs
         for operation, before, after in zip(chain.unpadded, frames[:-1], frames[1:], strict=True):
-            switches = None
-            if isinstance(operation, nn.MaxPool2d):
-                y, switches = _pool(operation, before.blank(x, -torch.inf))
-                y = after.blank(y)
-            else:
-                x = before.blank(x) if isinstance(operation, nn.Conv2d) else x
-                y = _filter(x, operation) if isinstance(operation, nn.Conv2d) else operation(x)
-            memory.append((operation, operation, [x], y, switches))
-            x = y
+            needed = None
+            match operation:
+                case nn.Conv2d():
+                    x = _filter(before.blank(x), operation)
+                case nn.MaxPool2d():
+                    x, needed = _pool(operation, before.blank(x, -torch.inf))
+                    x = after.blank(x)
+                case nn.ReLU():
+                    x = x.relu_()
+                    needed = x if rule != "deconvnet" else None
+                case _:
+                    x, needed = operation(x), x
+            kept.append(needed)
         r = _seed(x, layer, channels, torch.zeros_like(position), rule)
-        for step, before in zip(memory[::-1], frames[-2::-1], strict=True):
-            (r,) = [_spread(r, step[0])] if isinstance(step[0], nn.Conv2d) else self._undo(*step, r, rule)
-            r = before.blank(r)
+        for operation, before in zip(chain.unpadded[::-1], frames[-2::-1], strict=True):
+            needed = kept.pop()
+            match operation:
+                case nn.Conv2d():
+                    r = before.blank(_spread(r, operation))
+                case nn.MaxPool2d():
+                    r = before.blank(unpool(r, needed, *before.size))
+                case nn.ReLU():
+                    r = _through_relu(r, needed, rule)
+                case nn.LocalResponseNorm() if not self._differentiates(rule):
+                    pass
+                case _:
+                    (r,) = _adjoint(operation, [needed], r)
         return frames[0].paste(r, images)
 
     # -------------------------------------------------------------------------- what can be undone
@@ -441,6 +457,8 @@ class _Frame:
     def cut(self, maps: Tensor) -> Tensor:
         """The windows of ``maps`` (N, C, H, W) as (N, C, h, w), zero outside the maps."""
         windows = maps.new_zeros(*maps.shape[:2], *self.size)
+        if windows.device.type == "cpu":  # the format in which the first pool will want its maps
+            windows = windows.to(memory_format=torch.channels_last)
         for image, (of_map, of_window) in enumerate(self._overlaps()):
             windows[(image, slice(None), *of_window)] = maps[(image, slice(None), *of_map)]
         return windows
@@ -507,10 +525,12 @@ def _spread(r: Tensor, conv: nn.Conv2d) -> Tensor:
     if not _by_matrix(r, conv):
         return _spread_by_torch(r, conv)
     cells, filters = r.flatten(2), conv.weight.flatten(1)  # (N, C_out, h·w), (C_out, C·k·k)
-    if cells.shape[2] > 256:
-        patches = filters.t() @ cells  # (N, C·k·k, h·w)
-    else:  # the filters are the larger matrix: taken as they lie in memory
-        patches = (cells.transpose(1, 2) @ filters).transpose(1, 2)
+    if cells.shape[2] <= 128:
+        patches = (cells.transpose(1, 2) @ filters).transpose(1, 2)  # (N, C·k·k, h·w)
+    elif filters.shape[1] < cells.shape[2]:
+        patches = filters.t() @ cells
+    else:
+        return _spread_by_torch(r, conv)
     size = [
         (n - 1) * s + (k - 1) * d + 1
         for n, s, k, d in zip(r.shape[2:], conv.stride, conv.kernel_size, conv.dilation, strict=True)
@@ -546,6 +566,13 @@ def _map_size(operation: nn.Module, size: Pair) -> Pair:
 # ------------------------------------------------------------------------------ steps
 def _pool(pool: nn.MaxPool2d, x: Tensor) -> tuple[Tensor, Tensor]:
     return pool_with_switches(x, pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode, pool.dilation)
+
+
+def _through_relu(r: Tensor, activation: Tensor | None, rule: str) -> Tensor:
+    """The rules' one difference: by the sign of the reconstruction, of the activation, or of both."""
+    if rule != "gradient":
+        r = rectify(r)
+    return r if rule == "deconvnet" else r.masked_fill(activation <= 0, 0)
 
 
 def _adjoint(function: Callable[..., Tensor], inputs: list[Tensor], r: Tensor) -> list[Tensor]:

@@ -32,9 +32,9 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -42,11 +42,23 @@ WEIGHTS = Path(__file__).parent / "weights"
 # ------------------------------------------------------------------------------ architectures
 @dataclass(frozen=True)
 class Pool:
-    """A max pooling: window and stride in cells, padding in cells on each side."""
+    """A max pooling: window and stride in cells, padding in cells on each side.
+
+    With ``ceil_mode`` a last window may stick out beyond the end, so that no cell is left unseen.
+    """
 
     size: int = 3
     stride: int = 2
     padding: int = 0
+    ceil_mode: bool = False
+
+    def cells(self, side: int) -> int:
+        """How many cells come out where a side of ``side`` cells goes in."""
+        span = side + 2 * self.padding - self.size
+        if not self.ceil_mode:
+            return span // self.stride + 1
+        cells = -(-span // self.stride) + 1
+        return cells - ((cells - 1) * self.stride >= side + self.padding)  # a window starts on the map
 
 
 @dataclass(frozen=True)
@@ -171,6 +183,16 @@ def _catalogue() -> dict[str, Architecture]:
         # Inputs are divided by 64 here, so Krizhevsky's alpha of 1e-4 would do nothing.
         return Architecture(name, convs, (1024, 1024), alpha=1e-2, num_classes=200, input_size=56, **options)
 
+    # What pytorchcv trained on ImageNet: Fig. 3's sizes by pools that stick out instead of padding,
+    # Krizhevsky's order of norm and pool, and an α that its authors let PyTorch divide by 5.
+    public = replace(
+        zfnet,
+        name="zfnet-public",
+        convs=tuple(replace(c, pool=c.pool and Pool(ceil_mode=True)) for c in zfnet.convs),
+        norm_first=True,
+        alpha=1e-4 / 5,
+    )
+
     zfnet_64 = small("zfnet-64", (7, 1, 3), (5, 1, 2))
     coarse = small("zfnet-64-coarse", (7, 1, 3), (5, 2, 2))
     alexnet_64 = small("alexnet-64", (11, 2, 5), (5, 1, 2), groups=(1, 2, 1, 2, 2), norm_first=True)
@@ -183,6 +205,7 @@ def _catalogue() -> dict[str, Architecture]:
     )
     every = [
         zfnet, alexnet, *_table_rows(zfnet, alexnet),
+        public, replace(_wide(public), name="zfnet-wide-public"),
         zfnet_64, coarse, alexnet_64, *_table_rows(coarse, alexnet_64, "-64"), *fig5,
     ]  # fmt: skip
     return {architecture.name: architecture for architecture in every}
@@ -194,45 +217,44 @@ ARCHITECTURES: dict[str, Architecture] = _catalogue()
 
 # ------------------------------------------------------------------------------ modules
 class _ContrastNormFunction(torch.autograd.Function):
-    """The norm as shifted slices, with its gradient by hand: g·t − 2αβ·x·Σ(g·x·t/s), t = s^−β.
-
-    The scale s is computed again for the gradient: in the cache that is cheaper than to fetch it.
-    """
+    """The norm as shifted slices, with its gradient by hand: g·t − 2αβ·x·Σ(g·x·t/s), t = s^−β."""
 
     @staticmethod
     def forward(ctx, x, size, alpha, beta, k):
-        ctx.save_for_backward(x)
+        y, saved = torch.empty_like(x), []
+        for x_, y_ in _few_at_a_time(x, y):
+            s = _channel_window_sum(x_ * x_, size).mul_(alpha).add_(k)
+            t = _negative_power(s, beta)
+            torch.mul(x_, t, out=y_)
+            saved += [s, t]
+        ctx.save_for_backward(x, *saved)
         ctx.constants = size, alpha, beta, k
-        return _few_at_a_time(lambda x: _negative_power(_scale(x, size, alpha, k), beta).mul_(x), x)
+        return y
 
     @staticmethod
-    @once_differentiable  # the backward pass keeps no graph: a second derivative through it would be wrong
     def backward(ctx, g):
+        x, *saved = ctx.saved_tensors
         size, alpha, beta, k = ctx.constants
+        if torch.is_grad_enabled():  # a second derivative is wanted: the slow road keeps the graph
+            y = F.local_response_norm(x, size, size * alpha, beta, k)
+            return *torch.autograd.grad(y, x, g, create_graph=True), None, None, None, None
+        gradient = torch.empty_like(x)
+        for (x_, g_, gradient_), s, t in zip(
+            _few_at_a_time(x, g, gradient), saved[::2], saved[1::2], strict=True
+        ):
+            gt = torch.mul(g_, t, out=gradient_)
+            spread = _channel_window_sum((gt * x_).div_(s), size)
+            gt.addcmul_(x_, spread, value=-2 * alpha * beta)
+        return gradient, None, None, None, None
 
-        def gradient(x, g):
-            s = _scale(x, size, alpha, k)
-            gt = _negative_power(s, beta).mul_(g)
-            spread = _channel_window_sum((gt * x).div_(s), size)
-            return gt.addcmul_(x, spread, value=-2 * alpha * beta)
 
-        return _few_at_a_time(gradient, ctx.saved_tensors[0], g), None, None, None, None
-
-
-def _few_at_a_time(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """``function`` of (N, …) tensors, on a CPU by so few pictures that what lies between stays in the cache."""
+def _few_at_a_time(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same few pictures of (N, …) tensors in turn: on a CPU, temporaries of 4 MB stay near it."""
     x = tensors[0]
     if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return function(*tensors)
-    result, pictures = torch.empty_like(x), max(1, 2**18 // max(1, x.shape[1:].numel()))
-    for part, *arguments in zip(*(t.split(pictures) for t in (result, *tensors)), strict=True):
-        part.copy_(function(*arguments))
-    return result
-
-
-def _scale(x: Tensor, size: int, alpha: float, k: float) -> Tensor:
-    """Krizhevsky's k + α Σ x² over neighbouring maps."""
-    return _channel_window_sum(x * x, size).mul_(alpha).add_(k)
+        return iter([tensors])
+    pictures = max(1, 2**20 // max(1, x.shape[1:].numel()))
+    return zip(*(t.split(pictures) for t in tensors), strict=True)
 
 
 def _channel_window_sum(x: Tensor, size: int) -> Tensor:
@@ -308,10 +330,10 @@ def _stages(a: Architecture) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
         channels, side = c.maps, (side + 2 * c.padding - c.kernel) // c.stride + 1
         after = []
         if c.pool:
-            after.append(
-                (f"pool{c.layer}", partial(nn.MaxPool2d, c.pool.size, c.pool.stride, c.pool.padding))
-            )
-            side = (side + 2 * c.pool.padding - c.pool.size) // c.pool.stride + 1
+            p = c.pool
+            pooling = partial(nn.MaxPool2d, p.size, p.stride, p.padding, ceil_mode=p.ceil_mode)
+            after.append((f"pool{c.layer}", pooling))
+            side = p.cells(side)
         if c.norm:
             after.append((f"norm{c.layer}", partial(ContrastNorm, alpha=a.alpha)))
         if side < 1:
@@ -422,8 +444,11 @@ def renormalize_filters_(model: nn.Module, radius: float = 0.1) -> None:
 
 
 # ------------------------------------------------------------------------------ weights
-def load(name: str | os.PathLike) -> tuple[ConvNet, dict]:
+def load(name: str | os.PathLike) -> tuple[nn.Module, dict]:
     """Load a trained network and its card.
+
+    A card's architecture is one of :data:`ARCHITECTURES` (then the network is a :class:`ConvNet`), or
+    ``"torchvision.<name>"`` for a network of torchvision's.
 
     Parameters
     ----------
@@ -457,8 +482,9 @@ def load(name: str | os.PathLike) -> tuple[ConvNet, dict]:
     blob = path.read_bytes()
     try:
         card = json.loads(card_path.read_text(encoding="utf-8"))
-        digest, architecture = card["sha256"], card["architecture"]
-        sizes = card["num_classes"], card["input_size"]
+        digest, architecture, *_ = (
+            card[key] for key in ("sha256", "architecture", "num_classes", "input_size")
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{card_path} is not a weights card: {error}") from error
     if hashlib.sha256(blob).hexdigest() != digest:
@@ -472,8 +498,7 @@ def load(name: str | os.PathLike) -> tuple[ConvNet, dict]:
     if "mean" not in tensors:
         raise ValueError(f"{path} has no per-pixel mean; write weights with zfcore.model.save")
     card["mean"] = tensors.pop("mean")
-    options = {key: card[key] for key in ("groups", "width", "alpha") if key in card}
-    model = build(architecture, *sizes, **options)
+    model = network_of(card)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -481,13 +506,28 @@ def load(name: str | os.PathLike) -> tuple[ConvNet, dict]:
     return model.eval(), card
 
 
-def save(path: str | os.PathLike, model: nn.Module, mean: Tensor, card: dict) -> None:
-    """Write weights in half precision (the mean in float32) with their card beside, each atomically.
+def network_of(card: dict) -> nn.Module:
+    """The network that a card describes, without its weights: ``architecture`` as :func:`load` tells."""
+    library, _, name = card["architecture"].rpartition(".")
+    if library == "torchvision":
+        from torchvision.models import get_model  # takes a second that most readers need not wait
+
+        with torch.device("meta"):  # no number is drawn for weights that are about to come
+            model = get_model(name, num_classes=card["num_classes"])
+        return model.to_empty(device="cpu")
+    options = {key: card[key] for key in ("groups", "width", "alpha") if key in card}
+    return build(card["architecture"], card["num_classes"], card["input_size"], **options)
+
+
+def save(
+    path: str | os.PathLike, model: nn.Module, mean: Tensor, card: dict, dtype: torch.dtype = torch.float16
+) -> None:
+    """Write weights as ``dtype`` (the mean in float32) with their card beside, each atomically.
 
     ``mean`` has shape (3, resize, resize), pixels in [0, 255]. The card gets the file's sha256.
     """
     path = Path(path).with_suffix(".safetensors")
-    tensors = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in model.state_dict().items()}
+    tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in model.state_dict().items()}
     blob = safetensors.torch.save({**tensors, "mean": mean.detach().to("cpu", torch.float32).contiguous()})
     card = {k: v for k, v in card.items() if k != "mean"} | {"sha256": hashlib.sha256(blob).hexdigest()}
     write_atomically(path, blob)

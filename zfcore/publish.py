@@ -356,7 +356,7 @@ def _build(root: Path, stage: Path) -> Path:
     # The package counts too: the reference page is made from its docstrings.
     state = hashlib.sha256((_digest(files) + names + _surroundings(root)).encode()).hexdigest()
     index = html / "index.html"
-    if index.exists() and record.exists() and record.read_text() == state:
+    if record.exists() and record.read_text() == f"{state} {_written(html)}":
         print("pages unchanged", flush=True)
         return index
     print("building the pages", flush=True)
@@ -375,9 +375,15 @@ def _build(root: Path, stage: Path) -> Path:
     record.unlink(missing_ok=True)
     shutil.rmtree(html, ignore_errors=True)
     os.replace(stage / "_build" / "html", html)
-    record.write_text(state)
+    record.write_text(f"{state} {_written(html)}")
     print(f"  built in {time.perf_counter() - start:.1f} s", flush=True)
     return index
+
+
+def _written(html: Path) -> int | None:
+    """When the pages were written: a plain `jupyter-book build .` writes to the same place."""
+    search_index = html / "searchindex.js"
+    return search_index.stat().st_mtime_ns if search_index.exists() else None
 
 
 def setup(app: Any) -> dict[str, bool]:

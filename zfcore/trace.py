@@ -303,7 +303,7 @@ class Trace:
         except RuntimeError as error:
             if type(error) is not RuntimeError:  # memory or device, which are not the images' fault
                 raise
-            given = [tuple(values[source].shape) for source in self.sources(node)]
+            given = [tuple(getattr(values[source], "shape", ())) for source in self.sources(node)]
             raise ValueError(
                 f"the images do not pass {self.names.get(node, node.name)!r}, which got {given}: {error}"
             ) from error

@@ -332,8 +332,10 @@ class _Interruption:
             signal.raise_signal(self.signal)
             raise KeyboardInterrupt  # the caller's handler let us live, but asked us to stop
 
-    def __exit__(self, *_):
+    def __exit__(self, error, *_):
         self._restore()
+        if error is None:
+            self.act()
 
 
 class _State:
