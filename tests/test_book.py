@@ -76,8 +76,9 @@ def test_missing_data_are_an_error_and_never_something_smaller(monkeypatch, tmp_
         open_book(scale="tiny")
 
 
-def test_missing_weights_are_an_error_that_lists_what_there_is():
-    with pytest.raises(FileNotFoundError, match=r"zfnet.*shipped with zfcore: zfnet-64"):
+def test_missing_public_weights_are_an_error_that_says_how_to_get_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("ZFCORE_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="zfcore weights get zfnet"):
         open_book(scale="imagenet")
 
 

@@ -33,6 +33,7 @@ from torch import nn
 
 import zfcore
 from zfcore.data import LabelledPictures, Photograph, photographs, tiny_imagenet
+from zfcore.fetch import public
 from zfcore.model import load, write_atomically
 
 
@@ -48,7 +49,7 @@ class Scale:
 SCALES = {
     "embedded": Scale("zfnet-64", "photographs that ship with the packages"),
     "tiny": Scale("zfnet-64", "the photographs and Tiny-ImageNet's 10,000 validation pictures"),
-    "imagenet": Scale("zfnet", "the photographs and ImageNet's 50,000 validation pictures"),
+    "imagenet": Scale("zfnet", "photographs that ship with the packages"),
 }
 
 STYLE = {
@@ -205,7 +206,7 @@ def open_book(
     if scale not in SCALES:
         raise ValueError(f"unknown scale {scale!r}; known: {', '.join(SCALES)}")
     device = _device(device)
-    model, card = load(SCALES[scale].weights)
+    model, card = (public if scale == "imagenet" else load)(SCALES[scale].weights)
     pictures = tiny_imagenet("val") if scale == "tiny" else None
     torch.manual_seed(seed)
     mpl.rcParams.update(STYLE)

@@ -346,7 +346,7 @@ class Deconvnet:
                 case nn.Conv2d():
                     r = before.blank(_spread(r, operation))
                 case nn.MaxPool2d():
-                    r = before.blank(unpool(r, needed, *before.size))
+                    r = unpool(r, needed, *before.size)  # no switch points to -inf outside the map
                 case nn.ReLU():
                     r = _through_relu(r, needed, rule)
                 case nn.LocalResponseNorm() if not self._differentiates(rule):
