@@ -324,8 +324,10 @@ class Deconvnet:
             position = _strongest(maps[torch.arange(len(maps)), channels])
         _check_positions(position, sizes[-1], layer)
         frames = chain.frames(position, sizes)
+        _check_channels(channels, chain.channels(images), layer)
+        operations, channels = chain.narrowed(channels)
         x, kept = frames[0].cut(images), []  # and what the way back needs
-        for operation, before, after in zip(chain.unpadded, frames[:-1], frames[1:], strict=True):
+        for operation, before, after in zip(operations, frames[:-1], frames[1:], strict=True):
             needed = None
             match operation:
                 case nn.Conv2d():
@@ -340,7 +342,7 @@ class Deconvnet:
                     x, needed = operation(x), x
             kept.append(needed)
         r = _seed(x, layer, channels, torch.zeros_like(position), rule)
-        for operation, before in zip(chain.unpadded[::-1], frames[-2::-1], strict=True):
+        for operation, before in zip(operations[::-1], frames[-2::-1], strict=True):
             needed = kept.pop()
             match operation:
                 case nn.Conv2d():
@@ -481,6 +483,29 @@ class _Chain:
             for operation in operations
         ]
 
+    def channels(self, images: Tensor) -> int:
+        """How many maps the last operation has."""
+        return next(
+            (o.out_channels for o in self.operations[::-1] if isinstance(o, nn.Conv2d)), images.shape[1]
+        )
+
+    def narrowed(self, channels: Tensor) -> tuple[list[nn.Module], Tensor]:
+        """The unpadded operations with no more than the wanted filter of the last convolution.
+
+        That is possible if one filter serves all images and nothing after it mixes maps; the wanted
+        map is then number 0.
+        """
+        last = len(self.unpadded) - 1
+        while last >= 0 and isinstance(self.unpadded[last], nn.ReLU | nn.Identity | nn.Dropout):
+            last -= 1
+        conv = self.unpadded[last] if last >= 0 else None
+        if not isinstance(conv, nn.Conv2d) or conv.groups > 1 or (channels != channels[0]).any():
+            return self.unpadded, channels
+        wanted = slice(int(channels[0]), int(channels[0]) + 1)
+        bias = None if conv.bias is None else conv.bias[wanted]
+        one = sharing(conv, out_channels=1, _parameters={"weight": conv.weight[wanted], "bias": bias})
+        return [*self.unpadded[:last], one, *self.unpadded[last + 1 :]], torch.zeros_like(channels)
+
     def map_sizes(self, images: Tensor) -> list[Pair]:
         """Height and width of the picture and of every map after it."""
         sizes = [tuple(images.shape[2:])]
@@ -512,20 +537,21 @@ def _filter(x: Tensor, conv: nn.Conv2d) -> Tensor:
     product takes them as they are. It is 2 to 8 times as fast there.
     """
     size = [n - (k - 1) * d for n, k, d in zip(x.shape[2:], conv.kernel_size, conv.dilation, strict=True)]
-    if not _by_matrix(x, conv) or size[0] * size[1] > 64 * conv.stride[0] * conv.stride[1]:
+    if not _by_matrix(x, conv) or size[0] * size[1] > 128 * conv.stride[0] * conv.stride[1]:
         return conv(x)
     patches = F.unfold(x, conv.kernel_size, conv.dilation, 0, conv.stride)  # (N, C·k·k, h·w)
     y = F.linear(patches.transpose(1, 2), conv.weight.flatten(1), conv.bias)  # (N, h·w, C_out)
     rows = (size[0] - 1) // conv.stride[0] + 1
-    return y.transpose(1, 2).unflatten(2, (rows, -1)).contiguous()
+    return y.transpose(1, 2).unflatten(2, (rows, -1))
 
 
 def _spread(r: Tensor, conv: nn.Conv2d) -> Tensor:
     """The transposed filters over the windows, unpadded; on a CPU again as a matrix product."""
     if not _by_matrix(r, conv):
         return _spread_by_torch(r, conv)
-    cells, filters = r.flatten(2), conv.weight.flatten(1)  # (N, C_out, h·w), (C_out, C·k·k)
-    if cells.shape[2] <= 128:
+    # Detached, for `@` lays its operands out anew where one of them could want a gradient.
+    cells, filters = r.flatten(2), conv.weight.detach().flatten(1)  # (N, C_out, h·w), (C_out, C·k·k)
+    if cells.shape[2] <= 64:
         patches = (cells.transpose(1, 2) @ filters).transpose(1, 2)  # (N, C·k·k, h·w)
     elif filters.shape[1] < cells.shape[2]:
         patches = filters.t() @ cells
