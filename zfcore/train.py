@@ -287,7 +287,8 @@ def _has_bf16(device: torch.device) -> bool:
     """Whether bfloat16 is fast there; a CPU without the instructions has it too, but slowly."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch we support
+    return device.type == "cpu" and bool(capabilities.get("avx512_bf16"))
 
 
 @torch.no_grad()
