@@ -787,3 +787,35 @@ def test_an_operation_without_a_way_back_is_named(operation, name):
     net.project(images, "0", 0)  # what lies before it can be projected
     with pytest.raises(ValueError, match=f"no way back through '{name}"):
         net.project(images, net.layers[-1], 0)
+
+
+# ------------------------------------------------------------------------------ memory formats
+@pytest.mark.parametrize("rule", ["deconvnet", "gradient", "guided"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_batch_norm_on_the_way_does_not_depend_on_the_memory_format(rule, memory_format):
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(6)
+    norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2)
+    nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=2, padding=1), norm, nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1)
+    )
+    model = model.double().eval()
+    images = torch.randn(2, 3, 17, 15, dtype=torch.float64)
+    net, value = Deconvnet(model), model(images)
+    laid_out = images.to(memory_format=memory_format)
+    for position in ((0, 0), (4, 3), (8, 7)):
+        want = torch.zeros_like(value)
+        want[:, 2, *position] = 1.0 if rule == "gradient" else value[:, 2, *position]
+        want = torch.nn.functional.conv_transpose2d(want, model[3].weight, padding=1)
+        gate = model[:2](images) > 0
+        want = want if rule == "gradient" else want.clamp(min=0)
+        want = want if rule == "deconvnet" else want * gate
+        want = want * (norm.weight / (norm.running_var + norm.eps).sqrt())[:, None, None]
+        want = torch.nn.functional.conv_transpose2d(
+            want, model[0].weight, stride=2, padding=1, output_padding=0
+        )
+        assert (net.project(laid_out, "3", 2, position, rule) - want).abs().max() < 1e-12
+        # two images whose channels differ take the way that computes every filter
+        both = net.project(laid_out, "3", [2, 4], position, rule)
+        assert (both[0] - want[0]).abs().max() < 1e-12

@@ -602,8 +602,12 @@ def _through_relu(r: Tensor, activation: Tensor | None, rule: str) -> Tensor:
 
 
 def _adjoint(function: Callable[..., Tensor], inputs: list[Tensor], r: Tensor) -> list[Tensor]:
-    """The transposed Jacobian at ``inputs`` times ``r``: the adjoint where the function is linear."""
-    inputs = [x.detach().requires_grad_() for x in inputs]
+    """The transposed Jacobian at ``inputs`` times ``r``: the adjoint where the function is linear.
+
+    All in one memory format: the gradient of a batch norm is wrong on the CPU (torch 2.15) where its
+    input is laid out channels last and ``r`` is not.
+    """
+    inputs, r = [x.detach().contiguous().requires_grad_() for x in inputs], r.contiguous()
     with torch.enable_grad():
         output = function(*inputs)
     return list(torch.autograd.grad(output, inputs, r))
