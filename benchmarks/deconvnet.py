@@ -5,11 +5,14 @@
 Layers 1–5 are the outputs of the ReLUs; one image, one unit at a given position, the forward pass
 included; one thread. captum back-propagates through the contrast norm, so that it is compared with
 ``norm="derivative"``, started from the unit's value; the plain loop carries whole maps with the same
-rules as ours, one operation after the other. Both agree with ours to rounding.
+rules as ours, one operation after the other. Both agree with ours to rounding. captum runs twice: on
+the network as PyTorch's own modules make it (``nn.LocalResponseNorm``, the same function), which is
+what its users have and what the bar is held against, and on ours with its faster norm.
 """
 
 from __future__ import annotations
 
+import copy
 import sys
 import warnings
 
@@ -72,6 +75,11 @@ def main(rounds: int = 9) -> int:
     torch.manual_seed(0)
     model = build("zfnet").eval()
     initialize_(model, "he")
+    stock = copy.deepcopy(model)
+    for index, module in enumerate(stock.features):
+        if isinstance(module, nn.LocalResponseNorm):
+            alpha = module.alpha * module.size  # PyTorch divides it by the window
+            stock.features[index] = nn.LocalResponseNorm(module.size, alpha, module.beta, module.k)
     image = torch.randn(1, 3, 224, 224)
     ours = {norm: Deconvnet(model, norm=norm) for norm in ("identity", "derivative")}
     named = ARCHITECTURES["zfnet"].named_layers()
@@ -85,11 +93,12 @@ def main(rounds: int = 9) -> int:
         position = tuple(n // 2 for n in maps.shape[1:])  # a middle unit: its whole field lies in the picture
         channel = int(maps[:, *position].argmax())
         value = maps[channel, *position]
-        captum = NeuronDeconvolution(model, model.get_submodule(layer))
+        captum, captum_fast = (NeuronDeconvolution(m, m.get_submodule(layer)) for m in (stock, model))
         rivals = {
             "ours": lambda: ours["identity"].project(image, layer, channel, position),  # noqa: B023
             "ours, derivative": lambda: ours["derivative"].project(image, layer, channel, position),  # noqa: B023
             "captum": lambda: captum.attribute(image.clone(), (channel, *position)),  # noqa: B023
+            "captum, our norm": lambda: captum_fast.attribute(image.clone(), (channel, *position)),  # noqa: B023
             "plain": lambda: plain_loop(model, layer, image, channel, position),  # noqa: B023
         }
         results = {name: run() for name, run in rivals.items()}
@@ -107,16 +116,16 @@ def main(rounds: int = 9) -> int:
                 f"layer {number}",
                 *(f"{1e3 * spent[name]:.1f}" for name in rivals),
                 f"{ratio:.1f}×",
-                f"{spent['captum'] / spent['ours, derivative']:.1f}×",
-                f"{spent['plain'] / spent['ours, derivative']:.1f}×",
                 f"{BARS[number]:.1f}×" if number in BARS else "–",
+                f"{spent['captum, our norm'] / spent['ours, derivative']:.1f}×",
+                f"{spent['plain'] / spent['ours, derivative']:.1f}×",
                 f"{error:.0e}",
             ]
         )
     print(
         f"ZFNet, 224 px, one unit, one thread, torch {torch.__version__}; medians of {rounds} turns, CPU ms"
     )
-    header = ["", *rivals, "captum/ours", "captum/derivative", "plain/derivative", "bar", "relative error"]
+    header = ["", *rivals, "captum/ours", "bar", "captum, our norm/derivative", "plain/derivative", "error"]
     print(table(header, rows))
     if missed:
         print(f"below the bar: layers {missed}")

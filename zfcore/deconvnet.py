@@ -350,7 +350,7 @@ class Deconvnet:
                 case nn.MaxPool2d():
                     r = unpool(r, needed, *before.size)  # no switch points to -inf outside the map
                 case nn.ReLU():
-                    r = _through_relu(r, needed, rule)
+                    r = r.clamp_(min=0) if rule == "deconvnet" else _through_relu(r, needed, rule)
                 case nn.LocalResponseNorm() if not self._differentiates(rule):
                     pass
                 case _:
