@@ -318,13 +318,12 @@ class Deconvnet:
         -inf, though the operations before have computed something else; and nothing may come back.
         """
         sizes = chain.map_sizes(images)
+        _check_channels(channels, chain.channels(images), layer)
         if position is None:
             maps = self.activations(images, [layer])[layer]
-            _check_channels(channels, maps.shape[1], layer)
             position = _strongest(maps[torch.arange(len(maps)), channels])
         _check_positions(position, sizes[-1], layer)
         frames = chain.frames(position, sizes)
-        _check_channels(channels, chain.channels(images), layer)
         operations, channels = chain.narrowed(channels)
         x, kept = frames[0].cut(images), []  # and what the way back needs
         for operation, before, after in zip(operations, frames[:-1], frames[1:], strict=True):

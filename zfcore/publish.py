@@ -158,7 +158,7 @@ def _execute_all(
     runs: dict[Path, Execution] = {}
     waiting = []
     for notebook, parameters in chosen.items():
-        key = _key(notebook, parameters | known_parameters(notebook) | parameters, surroundings)
+        key = _key(notebook, known_parameters(notebook) | parameters, surroundings)
         target = root / "_build" / "executed" / notebook.stem / f"{key}.ipynb"
         if use_cache and target.exists():
             os.utime(target)
