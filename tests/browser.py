@@ -1,10 +1,19 @@
-"""Chromium for the tests: found, started with a fresh profile, or skipped for a named reason."""
+"""Browsers for the tests: found, started with a fresh profile, or skipped for a named reason."""
 
+import base64
 import contextlib
+import io
+import json
 import os
 import shutil
+import socket
+import subprocess
+import tempfile
+import time
 
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 FLAGS = [
@@ -17,6 +26,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+PATIENCE = 120_000  # ms; a busy machine starts a network in half a minute
 
 
 @contextlib.contextmanager
@@ -34,3 +44,134 @@ def open_browser():
             yield browser
         finally:
             browser.close()
+
+
+class Reader:
+    """Opens pages in fresh profiles that reach nothing but files (and ``host``), and notes every trouble."""
+
+    def __init__(self, browser, host="file:"):
+        self.troubles, self.asked = [], []
+        self._browser, self._contexts, self._host = browser, [], host
+
+    def __call__(self, path, **options):
+        context = self._browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        context.set_default_timeout(PATIENCE)
+        self._contexts.append(context)
+        if self._host == "file:":
+            context.set_offline(True)
+        context.route("**/*", self._watch)
+        page = context.new_page()
+        page.on("console", self._hear)
+        page.on("pageerror", lambda error: self.troubles.append(f"raises {error}"))
+        page.goto(path if isinstance(path, str) else path.as_uri(), wait_until="load")
+        return page
+
+    def _watch(self, route):
+        url = route.request.url
+        self.asked.append(url)
+        if url.startswith((self._host, "data:", "blob:")):
+            return route.continue_()
+        self.troubles.append(f"asks for {url}")
+        return route.abort()
+
+    def _hear(self, message):
+        if message.type in ("error", "warning"):
+            self.troubles.append(f"logs {message.text}")
+
+    def close(self):
+        for context in self._contexts:
+            context.close()
+        assert not self.troubles
+
+
+def drawn(explorer):
+    """Wait until an explorer shows a choice with its projections."""
+    explorer.page.wait_for_function(
+        "root => root.getAttribute('aria-busy') === 'false'", arg=explorer.element_handle()
+    )
+
+
+def panels(explorer):
+    """The pictures of an explorer by panel, decoded: (h, w, 3) uint8."""
+    sources = explorer.evaluate(
+        "root => [...root.querySelectorAll('[data-panel]')].map("
+        "panel => [panel.dataset.panel, panel.querySelector('img').src.split('base64,')[1]])"
+    )
+    return {
+        name: np.asarray(Image.open(io.BytesIO(base64.b64decode(source))).convert("RGB"))
+        for name, source in sources
+    }
+
+
+#: Drop a file on an explorer as a reader does: ``element.evaluate(DROP, [name, base64])``.
+DROP = """(root, [name, content]) => {
+    const bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0));
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([bytes], name));
+    root.dispatchEvent(new DragEvent('drop', {dataTransfer: transfer, bubbles: true, cancelable: true}));
+}"""
+
+
+@contextlib.contextmanager
+def firefox():
+    """Start Firefox and give a function that opens a page and runs a script in it; without Firefox, skip.
+
+    No driver is needed: Firefox speaks Marionette, JSON behind its length, on a port of its own.
+    """
+    found = shutil.which("firefox-esr") or shutil.which("firefox")
+    if found is None:
+        pytest.skip("no Firefox on this machine (Debian: apt-get install firefox-esr)")
+    with tempfile.TemporaryDirectory() as profile, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        with open(f"{profile}/user.js", "w") as preferences:
+            preferences.write(f'user_pref("marionette.port", {port});\n')
+        command = [found, "--headless", "--marionette", "--profile", profile, "--no-remote"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            connection = _marionette(port, process)
+            with connection, connection.makefile("rb") as answers:
+                ask = _conversation(connection, answers)
+                ask("WebDriver:NewSession", {})
+                ask("WebDriver:SetTimeouts", {"script": PATIENCE, "pageLoad": PATIENCE})
+
+                def run(path, script):
+                    ask("WebDriver:Navigate", {"url": path.as_uri()})
+                    body = f"(async () => {{ {script} }})().then(arguments[0])"
+                    return ask("WebDriver:ExecuteAsyncScript", {"script": body, "args": []})["value"]
+
+                yield run
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _marionette(port, process):
+    for _ in range(600):
+        assert process.poll() is None, "Firefox does not start"
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE / 1000)
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("Firefox opens no Marionette port")
+
+
+def _conversation(connection, answers):
+    def message():
+        length = b""
+        while (digit := answers.read(1)) != b":":
+            length += digit
+        return json.loads(answers.read(int(length)))
+
+    message()  # its greeting
+    numbers = iter(range(1, 1000))
+
+    def ask(command, parameters):
+        text = json.dumps([0, next(numbers), command, parameters]).encode()
+        connection.sendall(f"{len(text)}:".encode() + text)
+        _, _, problem, result = message()
+        assert problem is None, problem
+        return result
+
+    return ask

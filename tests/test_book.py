@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from zfcore import book as room
 from zfcore import model
 from zfcore.book import SCALES, open_book
 
@@ -145,3 +146,14 @@ def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
 def test_a_kept_name_stays_inside_the_folder(tmp_path):
     with pytest.raises(ValueError, match="cannot name a file"):
         open_book(out=tmp_path).keep("../line", error=1)
+
+
+def test_the_ledger_is_read_by_row_and_says_what_it_has(monkeypatch):
+    entries = [{"row": "a", "seed": 0}, {"row": "b", "seed": 1}]
+    monkeypatch.setattr(
+        room, "find", lambda name, **sought: [e for e in entries if sought.items() <= e.items()]
+    )
+    book = open_book()
+    assert book.ledger("table1", row="b") == entries[1:]
+    with pytest.raises(ValueError, match="'table1' has no entry with row='c'; it has: a, b"):
+        book.ledger("table1", row="c")

@@ -1,12 +1,28 @@
 """The shell: commands explain themselves, and what is given wrongly is told in a line."""
 
+import csv
+import dataclasses
+import os
+import random
 import subprocess
 import sys
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.torch
+import torch
+import typer
+from PIL import Image
 from typer.testing import CliRunner
 
-from zfcore.cli import app
+from zfcore.cli import app, main
+from zfcore.data import PackedPictures
+from zfcore.evaluate import errors
+from zfcore.model import load
+from zfcore.pack import pack
+from zfcore.train import RECIPES, Recipe
 
 
 def shell(*arguments, **environment):
@@ -34,6 +50,182 @@ def test_missing_data_are_named_with_what_to_do_next(tmp_path):
 
 
 def test_an_unknown_recipe_lists_the_known_ones(tmp_path):
-    result = shell("train", "zfnet-64", "--out", str(tmp_path / "run"), "--recipe", "mine")
-    assert result.returncode == 2
-    assert "paper, small" in result.stderr
+    result = CliRunner().invoke(app, ["train", "zfnet-64", "--out", str(tmp_path), "--recipe", "mine"])
+    assert result.exit_code == 2
+    assert "paper, small" in result.output
+
+
+# ------------------------------------------------------------------------------ train
+@pytest.mark.parametrize(
+    "field", [field.name for field in dataclasses.fields(Recipe) if field.name != "name"]
+)
+def test_every_value_of_a_recipe_is_an_option_with_its_reason(field):
+    (option,) = (p for p in typer.main.get_command(app).commands["train"].params if p.name == field)
+    assert option.opts[0] == "--" + field.replace("_", "-")
+    assert option.default is None  # the recipe's
+    assert len(option.help) > 5
+
+
+def test_an_unknown_architecture_lists_the_known_ones(tmp_path):
+    result = CliRunner().invoke(app, ["train", "resnet", "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "unknown architecture 'resnet'" in result.output
+    assert "zfnet-64-coarse" in result.output
+
+
+def test_an_unknown_data_set_lists_the_known_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        sys, "argv", ["zfcore", "train", "zfnet-64", "--out", str(tmp_path), "--data", "cifar"]
+    )
+    with pytest.raises(SystemExit, match="zfcore: unknown data set 'cifar'; known: "):
+        main()
+
+
+@pytest.mark.parametrize("option", [("--dropout", "half"), ("--shard", "1/4"), ("--snapshots", "all")])
+def test_an_option_that_cannot_be_read_is_refused(tmp_path, option):
+    result = CliRunner().invoke(app, ["train", "zfnet-64", "--out", str(tmp_path), *option])
+    assert result.exit_code == 2
+    assert option[0] in result.output
+
+
+def test_keeping_weights_wants_weights(tmp_path):
+    result = CliRunner().invoke(
+        app, ["train", "zfnet-64", "--out", str(tmp_path), "--initialization", "keep"]
+    )
+    assert result.exit_code == 2
+    assert "--start" in result.output
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """A folder with a pack of 40 pictures in two classes."""
+    folder, draw = tmp_path_factory.mktemp("packed"), np.random.default_rng(0)
+    for split, count in (("train", 40), ("val", 10)):
+        for n in range(count):
+            file = folder / "source" / split / f"n{n % 2}" / f"{n:03d}.JPEG"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(draw.integers(0, 120 + 130 * (n % 2), (64, 64, 3), np.uint8)).save(file)
+        pack(folder / "source", folder / "tiny", split, side=64, progress=False)
+    return folder
+
+
+TINY = ("train", "alexnet-64", "--data", "tiny", "--width", "0.05", "--batch-size", "6", "--workers", "0")
+
+
+def start(folder, *options, command=(sys.executable, "-m", "zfcore")):
+    given = [*command, *TINY, "--device", "cpu", *options]
+    return subprocess.Popen(given, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+@pytest.fixture(scope="module")
+def trained(packed):
+    """A run with everything: half of the pictures, values of its own, snapshots."""
+    options = ("--shard", "0of2", "--epochs", "2", "--clip", "none", "--dropout", "0.2", "--snapshots", "1,2")
+    out = packed / "runs" / "all"
+    finish(start(packed, "--out", str(out), *options))
+    return out, options
+
+
+def test_a_card_tells_all_that_made_the_weights(trained, packed):
+    out, _ = trained
+    network, card = load(out / "alexnet-64.safetensors")
+    how = dataclasses.asdict(
+        dataclasses.replace(RECIPES["small"], batch_size=6, epochs=2, clip=None, dropout=0.2)
+    )
+    assert card["settings"] == how | {"name": "small with batch_size 6, dropout 0.2, clip None"}
+    assert card["recipe"] == card["settings"]["name"]
+    assert (card["data"], card["shard"], card["pictures"]) == ("tiny", "0of2", 20)
+    assert card["data_sha256"] == PackedPictures.open(packed / "tiny", "train").shard(0, 2).sha256
+    assert (card["architecture"], card["width"], card["epochs"], card["seed"]) == ("alexnet-64", 0.05, 2, 0)
+    assert card["command"].startswith("zfcore train alexnet-64 --data tiny ")
+    assert f"--out {Path('runs', 'all')}" in card["command"]  # no path of this machine
+    assert set(card["error"]) == {"one crop", "ten crops"}
+    assert errors(network, PackedPictures.open(packed / "tiny", "val"), card) == card["error"]["one crop"]
+
+
+def test_a_snapshot_is_the_network_of_its_epoch(trained):
+    out, _ = trained
+    with open(out / "history.csv", newline="") as file:
+        history = list(csv.DictReader(file))
+    for epoch in (1, 2):
+        _, card = load(out / f"epoch-{epoch:02d}.safetensors")
+        assert card["epochs"] == epoch
+        assert card["error"]["one crop"]["top1"] == float(history[epoch - 1]["top1"])
+    last, end = (
+        load(out / name)[0].state_dict() for name in ("epoch-02.safetensors", "alexnet-64.safetensors")
+    )
+    assert all(torch.equal(last[name], end[name]) for name in end)
+
+
+def test_a_complete_run_says_so_and_does_nothing(trained, packed):
+    out, options = trained
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    said = finish(start(packed, "--out", str(out), *options))
+    assert "is complete: 2 epochs" in said
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_a_folder_with_the_weights_of_another_run_is_refused(trained, packed):
+    out, options = trained
+    process = start(packed, "--out", str(out), *options, "--seed", "1")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "is of another run (it differs in seed); give another folder" in err
+
+
+def test_a_warm_restart_names_the_weights_it_began_with(trained, packed):
+    weights, out = trained[0] / "alexnet-64.safetensors", packed / "runs" / "warm"
+    finish(start(packed, "--out", str(out), "--epochs", "1", "--rate", "0", "--start", str(weights)))
+    (first, origin), (second, card) = load(weights), load(out / "alexnet-64.safetensors")
+    assert card["start"] == f"alexnet-64, sha256 {origin['sha256']}"
+    assert card["settings"]["initialization"] == "keep"
+    assert "--start runs" in card["command"]
+    assert all(torch.equal(w, second.state_dict()[name]) for name, w in first.state_dict().items())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_moments_gives_the_same_bits(packed, kills):
+    options, draw = ("--epochs", "12", "--checkpoint-seconds", "0"), random.Random(kills)
+    out, whole = packed / "runs" / f"killed-{kills}", packed / "runs" / "whole"
+    finish(start(packed, "--out", str(whole), *options))
+    for _ in range(kills):
+        process, checkpoint = start(packed, "--out", str(out), *options), out / "checkpoint.safetensors"
+        began = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        while process.poll() is None and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == began):
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0, 0.3))  # somewhere in a step, in a checkpoint, between epochs
+        process.kill()
+        process.communicate()
+    finish(start(packed, "--out", str(out), *options))
+    for name in ("alexnet-64.safetensors", "checkpoint.safetensors"):
+        expected = safetensors.torch.load_file(whole / name)
+        for key, tensor in safetensors.torch.load_file(out / name).items():
+            assert torch.equal(tensor, expected[key]), f"{name}: {key}"
+
+
+def test_torchrun_trains_the_same_network_with_two_processes(packed):
+    torchrun = (
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "zfcore",
+    )
+    options = ("--epochs", "2", "--precision", "float32", "--average", "none")
+    alone, together = packed / "runs" / "alone", packed / "runs" / "together"
+    finish(start(packed, "--out", str(alone), *options))
+    finish(start(packed, "--out", str(together), *options, command=torchrun))
+    (one, _), (two, card) = (load(out / "alexnet-64.safetensors") for out in (alone, together))
+    assert card["command"].startswith("torchrun --nproc-per-node 2 -m zfcore train alexnet-64 ")
+    for name, weight in one.state_dict().items():
+        torch.testing.assert_close(two.state_dict()[name], weight, rtol=0, atol=2e-3)  # half precision

@@ -4,7 +4,7 @@ import contextlib
 import io
 import math
 import re
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -15,10 +15,13 @@ from PIL import Image
 
 from zfcore.data import (
     LabelledPictures,
+    batches,
     centre_crop,
     crop_flip,
     data_root,
+    data_set,
     decode,
+    imagenet,
     mean_picture,
     patches,
     photographs,
@@ -529,3 +532,92 @@ def test_the_real_validation_set_is_read_whole(tiny_imagenet_root):
     assert len(val.classes) == 200
     assert val.labels.bincount().tolist() == [50] * 200
     assert val.names[val.classes.index("n02124075")] == "Egyptian cat"
+
+
+# ------------------------------------------------------------------------------ sets, shards, batches
+def small_set(n=11, side=6):
+    draw = torch.Generator().manual_seed(3)
+    pixels = torch.randint(256, (n, 3, side, side), generator=draw, dtype=torch.uint8)
+    files = tuple(f"picture {i}" for i in range(n))
+    return LabelledPictures(pixels, torch.arange(n) % 3, ("a", "b", "c"), ("A", "B", "C"), files)
+
+
+@PROPERTY
+@given(st.lists(st.lists(st.integers(0, 10), max_size=5), max_size=5))
+def test_batches_are_the_pictures_of_the_order_one_by_one(order):
+    pictures = small_set()
+    tensors = [torch.tensor(chosen, dtype=torch.int64) for chosen in order]
+    result = list(batches(pictures, tensors))
+    assert len(result) == len(order)
+    for pixels, chosen in zip(result, order, strict=True):
+        assert pixels.shape == (len(chosen), 3, 6, 6)
+        assert pixels.dtype == torch.uint8
+        for picture, position in zip(pixels, chosen, strict=True):
+            assert torch.equal(picture, pictures.pixels[position])
+
+
+def test_pictures_move_to_a_device_once():
+    pictures = small_set()
+    assert pictures.on("meta") is pictures.on(torch.device("meta"))
+    assert pictures.on("cpu").data_ptr() == pictures.pixels.data_ptr()
+
+
+def test_a_part_of_a_set_keeps_what_its_labels_mean():
+    whole = small_set()
+    part = whole.take(torch.tensor([7, 2]))
+    assert torch.equal(part.pixels, whole.pixels[[7, 2]])
+    assert part.labels.tolist() == [1, 2]
+    assert part.files == ("picture 7", "picture 2")
+    assert (part.classes, part.names, part.side) == (whole.classes, whole.names, 6)
+    assert torch.equal(part.mean(), mean_picture(part.pixels))
+
+
+def test_the_shards_of_a_set_hold_every_picture_once():
+    whole = small_set()
+    shards = [whole.shard(k, 4) for k in range(4)]
+    assert [len(shard) for shard in shards] == [3, 3, 3, 2]
+    assert shards[1].files == ("picture 1", "picture 5", "picture 9")
+    assert sorted(file for shard in shards for file in shard.files) == sorted(whole.files)
+    with pytest.raises(ValueError, match="no shard 4 of 4; they are counted from 0 to 3"):
+        whole.shard(4, 4)
+
+
+def test_the_hash_knows_pixels_labels_names_and_order():
+    whole = small_set()
+    assert whole.sha256 == small_set().sha256
+    changed = whole.pixels.clone()
+    changed[5, 1, 2, 3] ^= 1
+    others = [
+        replace(whole, pixels=changed),
+        replace(whole, labels=whole.labels.flip(0)),
+        replace(whole, files=(*whole.files[:-1], "another")),
+        whole.take(torch.arange(11).flip(0)),
+        whole.shard(0, 2),
+    ]
+    assert len({whole.sha256, *(other.sha256 for other in others)}) == 6
+
+
+def test_a_set_is_had_by_its_name_and_shard():
+    part = data_set("patches", "val", shard="1of100")
+    assert len(part) == 10
+    assert part.files[:2] == tuple(patches("val").files[i] for i in (1, 101))
+
+
+@pytest.mark.parametrize(
+    ("name", "shard", "message"),
+    [
+        ("mnist", None, "unknown data set 'mnist'; known: tiny-imagenet, imagenet, patches"),
+        ("patches", "1/4", "'1/4' is not a shard; give k and n as in 0of4"),
+        ("patches", "0of0", "no shard 0 of 0"),
+    ],
+)
+def test_an_unknown_set_or_shard_is_refused(name, shard, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        data_set(name, "val", shard)
+
+
+def test_imagenet_that_was_not_packed_says_how_to(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run `zfcore data pack imagenet --split val`"):
+        imagenet("val", tmp_path)
+    with pytest.raises(ValueError, match="unknown split 'test'; known: train, val"):
+        imagenet("test", tmp_path)

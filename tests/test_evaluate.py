@@ -1,11 +1,30 @@
-"""Top-1 and top-5 error against a loop that takes one picture and one crop at a time."""
+"""Errors against a loop that takes one picture and one crop at a time; comparisons against simulation."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix
 from torch import nn
 
-from zfcore.data import LabelledPictures
-from zfcore.evaluate import errors, probabilities
+from zfcore.data import LabelledPictures, PackedPictures
+from zfcore.evaluate import (
+    confusion,
+    ensemble,
+    errors,
+    most_confused,
+    outcomes,
+    paired_difference,
+    percent,
+    probabilities,
+    rank_agreement,
+    wrong,
+)
+
+PROPERTY = settings(deadline=None, max_examples=25, derandomize=True)
 
 CARD = {"resize": 12, "input_size": 8, "scale": 64.0, "mean": torch.full((3, 12, 12), 120.0)}
 
@@ -77,3 +96,180 @@ def test_another_number_of_crops_is_refused():
 def test_pictures_that_do_not_fit_the_mean_are_refused():
     with pytest.raises(ValueError, match=r"the pictures are \(3, 12, 12\), the card's mean is \(3, 64, 64\)"):
         errors(network(), pictures(), CARD | {"mean": torch.zeros(3, 64, 64)})
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_outcomes_are_those_of_the_probabilities_whatever_the_batches(batch_size):
+    model, data = network(), pictures()
+    ranked = probabilities(model, data, CARD)
+    found = outcomes(model, data, CARD, batch_size=batch_size)
+    for name, k in (("top1", 1), ("top5", 5)):
+        assert torch.equal(found[name], wrong(ranked, data.labels, k))
+        assert errors(model, data, CARD)[name] == percent(found[name])
+
+
+class FromDisk(PackedPictures):
+    """Pictures that are had by their positions only."""
+
+    def __init__(self, data):
+        for name in ("labels", "classes", "names", "files"):
+            object.__setattr__(self, name, getattr(data, name))
+        object.__setattr__(self, "average", data.mean())
+        object.__setattr__(self, "data", data)
+
+    def __getitem__(self, chosen):
+        return self.data[chosen]
+
+
+def test_what_is_read_from_a_disk_is_judged_like_what_is_in_memory():
+    model, data = network(), pictures()
+    expected = probabilities(model, data, CARD, 10)
+    assert torch.equal(probabilities(model, FromDisk(data), CARD, 10, workers=1), expected)
+
+
+def test_low_precision_is_near():
+    model, data = network(), pictures()
+    exact, fast = (probabilities(model, data, CARD, low_precision=low) for low in (False, True))
+    assert fast.dtype == torch.float32
+    assert not torch.equal(exact, fast)
+    torch.testing.assert_close(exact, fast, rtol=0.1, atol=0.02)
+
+
+def test_the_mode_comes_back_after_an_error():
+    model = nn.Sequential(nn.Conv2d(5, 1, 1)).train()
+    with pytest.raises(RuntimeError):
+        probabilities(model, pictures(), CARD)
+    assert model.training
+
+
+# ------------------------------------------------------------------------------ probabilities
+def test_an_ensemble_is_the_mean_of_its_members():
+    members = [torch.rand(4, 3, generator=torch.Generator().manual_seed(n)).softmax(1) for n in range(5)]
+    torch.testing.assert_close(ensemble(iter(members)), sum(m.double() for m in members).div(5).float())
+    assert torch.equal(ensemble(members[:1]), members[0])
+    with pytest.raises(ValueError, match="an ensemble of no network"):
+        ensemble([])
+
+
+@PROPERTY
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(0, 1000))
+def test_the_rank_of_the_true_class_decides_and_equals_come_in_order(classes, k, seed):
+    draw = torch.Generator().manual_seed(seed)
+    p = torch.randint(3, (8, classes), generator=draw).double()  # many ties
+    labels = torch.randint(classes, (8,), generator=draw)
+    expected = []
+    for row, label in zip(p.tolist(), labels.tolist(), strict=True):
+        ranking = sorted(range(classes), key=lambda c: (-row[c], c))
+        expected.append(label not in ranking[:k])
+    assert wrong(p, labels, k).tolist() == expected
+
+
+def test_a_network_that_has_diverged_is_not_right():
+    with pytest.raises(ValueError, match="not numbers"):
+        wrong(torch.full((2, 3), math.nan), torch.zeros(2, dtype=torch.int64))
+
+
+def test_confusion_counts_as_scikit_learn_does():
+    draw = torch.Generator().manual_seed(0)
+    p, labels = torch.rand(200, 6, generator=draw), torch.randint(5, (200,), generator=draw)  # class 5 never
+    counts = confusion(p, labels)
+    assert counts.dtype == torch.int64
+    assert (counts.numpy() == confusion_matrix(labels, p.argmax(1), labels=range(6))).all()
+    assert confusion(torch.ones(1, 3), torch.tensor([2])).tolist() == [[0, 0, 0], [0, 0, 0], [1, 0, 0]]
+
+
+def test_the_most_confused_pairs_come_first_and_right_answers_never():
+    counts = torch.tensor([[50, 2, 0], [7, 50, 2], [0, 1, 50]])
+    assert most_confused(counts, 4) == [(1, 0, 7), (0, 1, 2), (1, 2, 2), (2, 1, 1)]
+    assert most_confused(counts, 100) == most_confused(counts, 4)
+
+
+# ------------------------------------------------------------------------------ comparisons
+def test_two_networks_differ_by_the_pictures_on_which_they_differ():
+    a, b = torch.zeros(1000, dtype=torch.bool), torch.zeros(1000, dtype=torch.bool)
+    a[:300], b[260:320] = True, True  # a alone is wrong on 260, b alone on 20, both on 40
+    found = paired_difference(a, b)
+    variance = (260 + 20 - (260 - 20) ** 2 / 1000) / 999 / 1000  # of the mean of 260 ones and 20 minus-ones
+    assert found.points == pytest.approx(24)
+    assert found.standard_error == pytest.approx(100 * math.sqrt(variance))
+    assert found.interval == pytest.approx(
+        (24 - 1.962341 * found.standard_error, 24 + 1.962341 * found.standard_error)
+    )
+    assert not found.tie
+    assert paired_difference(b, a).points == -found.points
+
+
+def test_a_picture_that_is_hard_for_both_tells_nothing():
+    a, b = torch.rand(2, 500, generator=torch.Generator().manual_seed(0)) < 0.5
+    alone = paired_difference(a, b)
+    both = torch.ones(500, dtype=torch.bool)
+    beside = paired_difference(torch.cat([a, both]), torch.cat([b, both]))
+    assert beside.points == pytest.approx(alone.points / 2)
+    assert beside.standard_error < 0.52 * alone.standard_error
+
+
+def test_equal_outcomes_are_a_tie():
+    a = torch.arange(50) % 3 == 0
+    found = paired_difference(a, a)
+    assert (found.points, found.standard_error, found.interval, found.tie) == (0, 0, (0, 0), True)
+
+
+@pytest.mark.parametrize(("excess", "tie"), [(19, True), (21, False)])
+def test_a_tie_ends_at_two_standard_errors(excess, tie):
+    a, b = torch.zeros(2, 100_000, dtype=torch.bool)
+    a[: 50 + excess // 2 + 1], b[1000 : 1050 - excess // 2] = True, True  # about 100 pictures differ
+    assert paired_difference(a, b).tie == tie
+
+
+def recipe(draw, ease, seeds, spread, interaction=0.3):
+    """Outcomes of a recipe: pictures of their own ease, seeds of their own skill, and chance."""
+    skill = draw.normal(0, spread, (seeds, 1))
+    chance = draw.normal(0, interaction, (seeds, len(ease)))
+    return torch.from_numpy(ease + skill + chance > 0)
+
+
+@pytest.mark.parametrize(("seeds", "spread"), [((3, 3), 0.0), ((3, 3), 0.15), ((5, 2), 0.08), ((4, 4), 0.02)])
+def test_the_standard_error_is_the_spread_of_repeated_experiments(seeds, spread):
+    draw = np.random.default_rng(1)
+    found = []
+    for _ in range(1000):
+        ease = draw.normal(0, 1, 300)
+        found.append(paired_difference(*(recipe(draw, ease, s, spread) for s in seeds)))
+    true = np.std([d.points for d in found])
+    assert np.sqrt(np.mean([d.standard_error**2 for d in found])) == pytest.approx(true, rel=0.2)
+    assert np.mean([d.interval[0] <= 0 <= d.interval[1] for d in found]) > 0.92
+    assert np.mean([d.tie for d in found]) > 0.92
+
+
+def test_outcomes_over_other_pictures_are_refused():
+    with pytest.raises(ValueError, match="outcomes over 5 and 6 pictures; give the same ones"):
+        paired_difference(torch.ones(5) > 0, torch.ones(3, 6) > 0)
+
+
+def rows(errors, n=2000, seed=0):
+    draw = np.random.default_rng(seed)
+    return torch.from_numpy(draw.random((len(errors), n)) < np.array(errors)[:, None])
+
+
+def test_the_same_ranking_agrees_wholly_and_the_opposite_not_at_all():
+    clear = rows([0.2, 0.4, 0.6, 0.8])
+    assert rank_agreement([10, 20, 30, 40], clear, 200).tau == 1
+    assert rank_agreement([10, 20, 30, 40], clear, 200).interval == (1, 1)
+    assert rank_agreement([40, 30, 20, 10], clear, 200).tau == -1
+    assert rank_agreement([10, 20, 40, 30], clear, 200).tau == pytest.approx(2 / 3)
+
+
+def test_rows_that_lie_close_leave_the_agreement_open():
+    close = rank_agreement([10, 20, 30, 40], rows([0.5, 0.501, 0.502, 0.503], 200), 200)
+    assert close.interval[1] - close.interval[0] > 0.6
+    again = rank_agreement([10, 20, 30, 40], rows([0.5, 0.501, 0.502, 0.503], 200), 200)
+    assert again == close, "the same seed gives the same interval"
+
+
+def test_a_ranking_of_equals_agrees_with_nothing():
+    assert rank_agreement([1, 2], torch.zeros(2, 10), 20).tau == 0
+
+
+def test_another_number_of_rows_is_refused():
+    with pytest.raises(ValueError, match="3 scores for 2 rows"):
+        rank_agreement([1, 2, 3], torch.zeros(2, 10))

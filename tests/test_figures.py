@@ -99,3 +99,24 @@ def test_bars_carry_their_values_and_the_level_of_guessing():
     figure = figures.bars({"a": 12.0, "b": 34.0}, "correct, %", chance=10)
     assert {text.get_text() for text in figure.axes[0].texts} == {"12", "34", "guessing"}
     assert figure.axes[0].lines[0].get_ydata()[0] == 10
+
+
+def test_pictures_of_one_limit_share_their_contrast():
+    faint, strong = np.full((3, 2, 2), 0.5), np.full((3, 2, 2), 1.0)
+    assert figures.stretch(faint).max() == figures.stretch(strong).max() == 255
+    assert figures.stretch(faint, limit=1.0).max() == 191
+    assert figures.stretch(strong, limit=1.0).max() == 255
+    with pytest.raises(ValueError, match="limit is 0"):
+        figures.stretch(faint, limit=0)
+
+
+def test_curves_run_from_one_and_explain_their_names_once():
+    both = {"a": [3.0, 2.0, 1.0], "b": [1.0, 1.0, 1.0]}
+    figure = figures.curves({"loss": both, "error": both}, "epoch", levels={"error": ("guessing", 90)})
+    assert [list(line.get_xdata()) for line in figure.axes[0].lines] == [[1, 2, 3]] * 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+    assert figure.axes[1].texts[0].get_text() == "guessing"
+    apart = figures.curves({"loss": {"l": [1.0]}, "error": both}, {"loss": "step", "error": "epoch"})
+    assert not apart.legends
+    assert apart.axes[0].get_legend() is None
+    assert [axes.get_xlabel() for axes in apart.axes] == ["step", "epoch"]

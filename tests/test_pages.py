@@ -1,13 +1,24 @@
 """The built pages in Chromium, from disk and with the network cut: what a reader of the zip sees."""
 
+import base64
+import functools
+import http.server
+import io
 import re
+import threading
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
-from browser import open_browser
+from browser import DROP, Reader, drawn, firefox, open_browser, panels
+from PIL import Image
 
+from zfcore.data import photographs
+from zfcore.model import load
 from zfcore.publish import pages, publish
+from zfcore.view import Viewer
+from zfcore.widgets import PhotoExplorer
 
 ROOT = Path(__file__).parent.parent
 NAMES = [page.stem for page in pages(ROOT)]
@@ -29,32 +40,9 @@ def browser(html):
 @pytest.fixture
 def reader(browser):
     """Open pages in a fresh profile without a network; afterwards tell of every request and error."""
-    contexts, troubles = [], []
-
-    def watch(route):
-        if route.request.url.startswith(("file:", "data:", "blob:")):
-            return route.continue_()
-        troubles.append(f"asks for {route.request.url}")
-        return route.abort()
-
-    def opened(path, **options):
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        context.set_default_timeout(120_000)
-        contexts.append(context)
-        context.set_offline(True)
-        context.route("**/*", watch)
-        page = context.new_page()
-        page.on(
-            "console", lambda m: troubles.append(f"logs {m.text}") if m.type in ("error", "warning") else None
-        )
-        page.on("pageerror", lambda error: troubles.append(f"raises {error}"))
-        page.goto(path.as_uri(), wait_until="load")
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert not troubles
+    reader = Reader(browser)
+    yield reader
+    reader.close()
 
 
 def chapter(html, name):
@@ -103,35 +91,118 @@ def test_a_page_fits_a_phone(reader, html, name):
 
 
 # ------------------------------------------------------------------------------ explorers
-STATE = """root => [...root.querySelectorAll('img, canvas')].map(picture =>
-    picture.tagName === 'CANVAS' ? picture.toDataURL() : picture.src).join('|')"""
+def megabytes(html, asked):
+    """What the explorers of a page have loaded."""
+    files = {Path(url.removeprefix("file://").partition("?")[0]) for url in asked}
+    return sum(file.stat().st_size for file in files if file.name not in ("assets.js", "explorer.js")) / 1e6
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_control_of_every_explorer_changes_the_picture(reader, html, name):
-    page = reader(chapter(html, name))
-    for root in page.locator(".zf-explorer").all():
-        root.scroll_into_view_if_needed()
-        page.wait_for_function(
-            "root => root.querySelector('select:not([disabled])')", arg=root.element_handle()
+@pytest.fixture(scope="module")
+def alive(browser, html):
+    """The first page with its network started; opened once, since that takes seconds."""
+    reader = Reader(browser)
+    page = reader(chapter(html, "index"))
+    explorer = page.locator(".zf-explorer[data-on]").first
+    before = [url for url in reader.asked if "/_static/zfcore/" in url]
+    told = explorer.locator(".zf-size").inner_text()
+    explorer.get_by_role("button", name="Start the network").click()
+    drawn(explorer)
+    page.loaded = megabytes(html, [url for url in reader.asked if "/_static/zfcore/" in url])
+    page.loaded_before, page.told = megabytes(html, before), told
+    yield page
+    reader.close()
+
+
+@pytest.fixture
+def explorer(alive):
+    return alive.locator(".zf-explorer").first
+
+
+def test_nothing_is_loaded_before_the_first_click_and_at_most_25_megabytes_after(alive):
+    assert alive.loaded_before == 0
+    assert 1 < alive.loaded <= 25
+    assert f"{round(alive.loaded)} MB" in alive.told
+    assert alive.locator(".zf-begin").first.is_hidden()
+
+
+def test_the_network_shows_what_the_page_showed_before_it_came(reader, html, alive, explorer):
+    still = panels(reader(chapter(html, "index"), java_script_enabled=False).locator(".zf-explorer").first)
+    start = explorer.locator('[data-photograph="chelsea"]')
+    start.click()
+    drawn(explorer)
+    shown = panels(explorer)
+    for name in still:
+        if name != "photograph":
+            assert shown[name].shape == still[name].shape, name
+            assert abs(shown[name].astype(int) - still[name]).mean() <= 1, name
+
+
+def picture_file():
+    """A photograph of one's own, as PNG."""
+    stream = io.BytesIO()
+    Image.fromarray(photographs()["flower"].pixels[40:400, 100:500]).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def choose(explorer, **numbers):
+    for name, value in numbers.items():
+        explorer.locator(f'[data-choice="{name}"]').fill(str(value))
+    drawn(explorer)
+
+
+def test_a_dropped_picture_looks_in_the_page_as_in_lab(explorer):
+    blob = picture_file()
+    explorer.evaluate(DROP, ["mine.png", base64.b64encode(blob).decode()])
+    explorer.locator('[data-photograph="mine.png"][aria-pressed="true"]').wait_for()
+    explorer.locator('[data-path="features.13"]').first.click()
+    choose(explorer, feature=17, row=5, column=9)
+    lab = PhotoExplorer(*load("zfnet-64"), {"mine.png": io.BytesIO(blob)})
+    lab.layer.value, lab.feature.value, lab.row.value, lab.column.value = "layer 5", 17, 5, 9
+    shown = panels(explorer)
+    for name, pixels in lab.frame.panels().items():
+        if name != "photograph":
+            assert shown[name].shape == pixels.shape, name
+            assert abs(shown[name].astype(int) - pixels).mean() <= 1, name
+    assert explorer.locator(".zf-says").inner_text() == lab.frame.says()
+    labels = explorer.locator(".zf-guesses li span").all_inner_texts()
+    assert labels == [words for words, _, _ in lab.frame.seen.guesses]
+
+
+def test_every_control_of_the_explorer_changes_the_picture(alive, explorer):
+    state = "root => [...root.querySelectorAll('figure img')].map(image => image.src).join('|')"
+    explorer.locator('[data-photograph="coffee"]').click()
+    drawn(explorer)
+    for control in (
+        lambda: explorer.locator('[data-photograph="rocket"]').click(),
+        lambda: explorer.locator('[data-path="features.5"]').nth(2).click(),
+        lambda: explorer.locator('[data-choice="feature"]').fill("99"),
+        lambda: explorer.locator('[data-choice="row"]').fill("3"),
+        lambda: explorer.locator('[data-choice="column"]').fill("20"),
+        lambda: explorer.get_by_role("button", name="Strongest unit").click(),
+    ):
+        before = explorer.evaluate(state)
+        control()
+        alive.wait_for_function(
+            f"([root, before]) => ({state})(root) !== before", arg=[explorer.element_handle(), before]
         )
-        for select in root.locator("select").all():
-            before = root.evaluate(STATE)
-            select.select_option(index=select.evaluate("s => (s.selectedIndex + 1) % s.options.length"))
-            changed(page, root, before, select.get_attribute("data-choice"))
-        for button in root.locator("button[data-step]").all():
-            before = root.evaluate(STATE)
-            button.click()
-            changed(page, root, before, button.inner_text())
 
 
-def changed(page, root, before, control):
-    try:
-        page.wait_for_function(
-            f"([root, before]) => ({STATE})(root) !== before", arg=[root.element_handle(), before]
-        )
-    except Exception as error:
-        raise AssertionError(f"{control}: the picture does not change") from error
+def test_the_page_answers_while_the_network_works(alive, explorer):
+    ticks = explorer.evaluate("""async root => {
+        const network = await zfcore.Network.load(JSON.parse(root.querySelector('.zf-state').text).network);
+        const picture = new Float32Array(3 * 56 * 56);
+        let ticks = 0, longest = 0, last = performance.now();
+        const clock = setInterval(() => {
+            ticks++;
+            longest = Math.max(longest, performance.now() - last);
+            last = performance.now();
+        }, 10);
+        await network.occlude({picture, size: [16, 16], stride: 8, fill: 0});
+        clearInterval(clock);
+        return [ticks, longest];
+    }""")
+    assert ticks[0] > 10
+    assert ticks[1] < 1000  # ms, on a busy machine
 
 
 def test_the_book_opens_with_an_explorer(reader, html):
@@ -140,11 +211,104 @@ def test_the_book_opens_with_an_explorer(reader, html):
     assert page.locator(".zf-explorer[data-on]").count() >= 1
 
 
+def test_a_page_without_explorers_brings_none_of_their_scripts(reader, html):
+    page = reader(chapter(html, "02_approach"))
+    assert page.locator(".zf-explorer").count() == 0
+    assert not [url for url in reader.asked if "/zfcore/" in url]
+
+
 def test_without_scripts_an_explorer_still_shows_its_first_picture(reader, html):
     page = reader(chapter(html, "index"), java_script_enabled=False)
-    picture = page.locator(".zf-explorer img").first
-    assert picture.is_visible()
-    assert page.locator(".zf-explorer select").first.is_disabled()
+    assert page.locator(".zf-explorer figure img").first.is_visible()
+    assert page.locator(".zf-explorer [data-photograph]").first.is_disabled()
+    assert not page.get_by_role("button", name="Start the network").is_visible()
+
+
+def test_an_old_browser_is_told_so_and_shows_the_first_picture(browser, html):
+    context = browser.new_context(offline=True)
+    context.add_init_script("delete window.DecompressionStream")
+    page = context.new_page()
+    page.goto(chapter(html, "index").as_uri())
+    explorer = page.locator(".zf-explorer[data-on]").first
+    assert (
+        "too old to run the network: it lacks DecompressionStream"
+        in explorer.locator(".zf-size").inner_text()
+    )
+    assert explorer.locator("figure img").first.is_visible()
+    assert explorer.locator("[data-photograph]").first.is_disabled()
+    context.close()
+
+
+def test_what_does_not_arrive_is_told_and_can_be_tried_again(browser, html):
+    context = browser.new_context(offline=True)
+    context.set_default_timeout(120_000)
+    context.route("**/runtime.1.js", lambda route: route.abort())
+    page = context.new_page()
+    page.goto(chapter(html, "index").as_uri())
+    explorer = page.locator(".zf-explorer[data-on]").first
+    explorer.get_by_role("button", name="Start the network").click()
+    explorer.locator(".zf-problem", has_text="runtime.1.js did not arrive").wait_for()
+    context.unroute("**/runtime.1.js")
+    explorer.get_by_role("button", name="Start the network").click()
+    drawn(explorer)
+    context.close()
+
+
+class Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(html):
+    handler = functools.partial(Silent, directory=html)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}/"
+        running.shutdown()
+
+
+def test_it_works_from_a_server_too_on_a_phone_in_the_dark(browser, server):
+    reader = Reader(browser, host=server)
+    page = reader(f"{server}book/02_1_deconvnet.html", viewport=PHONE, color_scheme="dark")
+    explorer = page.locator(".zf-explorer[data-on]").first
+    explorer.locator('[data-photograph="coffee"]').click()  # any control starts the network
+    explorer.locator('[data-photograph="coffee"][aria-pressed="true"]').wait_for()
+    drawn(explorer)
+    frame = Viewer(*load("zfnet-64"))
+    seen = frame.look("coffee", photographs()["coffee"])
+    wanted = frame.frame(seen, "layer 3", seen.strongest("features.9", 1)[0]).panels()
+    assert abs(panels(explorer)["deconvnet"].astype(int) - wanted["deconvnet"]).mean() <= 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    reader.close()
+
+
+FIREFOX = """
+const wait = async ready => { while (!ready()) await new Promise(resume => setTimeout(resume, 100)); };
+await wait(() => document.querySelector('.zf-explorer[data-on]'));
+const root = document.querySelector('.zf-explorer');
+const thumb = root.querySelector('[data-photograph="coffee"]');
+thumb.click();
+await wait(() => thumb.getAttribute('aria-pressed') === 'true' && root.getAttribute('aria-busy') === 'false');
+const image = root.querySelector('[data-panel="deconvnet"] img');
+await image.decode();
+const canvas = document.createElement('canvas');
+[canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+const context = canvas.getContext('2d');
+context.drawImage(image, 0, 0);
+const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+return [canvas.height, canvas.width, Array.from(data)];
+"""
+
+
+def test_firefox_computes_the_same_from_disk(html):
+    with firefox() as run:
+        height, width, data = run(chapter(html, "index"), FIREFOX)
+    viewer = Viewer(*load("zfnet-64"))
+    seen = viewer.look("coffee", photographs()["coffee"])
+    wanted = viewer.frame(seen, "layer 3", seen.strongest("features.9", 1)[0]).panels()["deconvnet"]
+    shown = np.reshape(data, (height, width, 4))[..., :3]
+    assert abs(shown - wanted.astype(int)).mean() <= 1
 
 
 # ------------------------------------------------------------------------------ the book as a whole

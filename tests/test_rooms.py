@@ -11,34 +11,43 @@ PACKAGE = Path(zfcore.__file__).parent
 ROOMS = sorted(file.stem for file in PACKAGE.glob("*.py") if file.stem != "__init__")
 
 # A method room takes any nn.Module and tensors; it knows nothing of data sets, the book or files.
-METHODS = {"deconvnet"}
+METHODS = {"deconvnet", "occlusion"}
 MAY_IMPORT = {
     "model": set(),
     "data": set(),
     "train": {"model", "data"},
     "evaluate": {"model", "data"},
     "fetch": {"model", "data"},
+    "pack": {"model", "data", "fetch"},
+    "ledger": {"model"},
+    "evolution": {"model", "data", "train", "deconvnet"},
+    "reproduce": {"model", "data", "train", "evaluate", "evolution", "fetch", "ledger"},
     "trace": set(),
     "deconvnet": {"trace"},
+    "occlusion": {"trace"},
     "figures": set(),
     "export": {"trace", "deconvnet"},
-    "page": {"export", "figures", "data", "trace", *METHODS},
-    "widgets": {"page", "figures", "data", "trace", *METHODS},
+    "view": {"figures", "data", "trace", *METHODS},
+    "page": {"model", "export", "figures", "data", "trace", "view", *METHODS},
+    "widgets": {"page", "view", "figures", "data", "trace", *METHODS},
     "book": {
         "model",
         "data",
         "fetch",
         "train",
         "evaluate",
+        "ledger",
         "trace",
         "figures",
         "export",
+        "view",
         "page",
         "widgets",
         *METHODS,
     },
-    "publish": {"data"},
-    "cli": set(ROOMS) - {"cli"},
+    "publish": {"data", "model", "view", "page"},
+    "cli": set(ROOMS) - {"cli", "__main__"},
+    "__main__": {"cli"},
 }
 # Packages that only the named rooms may know.
 RESERVED = {"ipywidgets": {"widgets"}, "papermill": {"publish"}, "typer": {"cli"}}

@@ -3,7 +3,6 @@
 import base64
 import datetime
 import io
-import json
 import re
 
 import numpy as np
@@ -12,8 +11,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from zfcore import figures, page
-from zfcore.data import photographs, squares, to_input
+from zfcore import figures, page, view
+from zfcore import model as models
+from zfcore.data import photographs, to_input
 from zfcore.deconvnet import Deconvnet
 from zfcore.model import build, initialize_
 from zfcore.widgets import PhotoExplorer
@@ -27,7 +27,7 @@ def network():
     model = build("zfnet-64").eval()
     initialize_(model, "he")
     card = {
-        "architecture": "zfnet-64", "input_size": 56, "resize": 64, "scale": 64.0,
+        "architecture": "zfnet-64", "num_classes": 200, "input_size": 56, "resize": 64, "scale": 64.0,
         "mean": torch.full((3, 64, 64), 118.0),
         "classes": ["n02124075", *(f"n{i:08d}" for i in range(1, 200))],
         "labels": [f"word <{i}>" for i in range(200)],
@@ -42,7 +42,7 @@ def no_server(monkeypatch):
 
 @pytest.fixture
 def explorer(network):
-    return PhotoExplorer(*network, {name: photographs()[name] for name in NAMES}, page_features=2)
+    return PhotoExplorer(*network, {name: photographs()[name] for name in NAMES})
 
 
 def decoded(url):
@@ -51,7 +51,9 @@ def decoded(url):
 
 
 def live_panels(explorer):
-    return [decoded(src) for src in re.findall(r'<img src="([^"]+)"', explorer.picture.value)]
+    """The pictures of the chosen unit as the widget shows them, by panel."""
+    found = re.findall(r'data-panel="(\w+)".*?<img src="([^"]+)"', explorer.picture.value)
+    return {name: decoded(src) for name, src in found}
 
 
 def uploaded(name, blob):
@@ -67,30 +69,32 @@ def test_every_choice_changes_the_picture_and_its_words(explorer):
         (explorer.photograph, "coffee"),
         (explorer.layer, "layer 4"),
         (explorer.feature, 7),
-        (explorer.rule, "gradient"),
+        (explorer.row, 2),
+        (explorer.column, 11),
     ):
         before = explorer.picture.value
-        assert widget.value != value
-        widget.value = value
+        widget.value = (value + 1) if widget.value == value else value
         assert explorer.picture.value != before
     assert explorer.feature.value == 7
-    assert "A cup of espresso, layer 4, feature 7" in explorer.picture.value
+    assert "A cup of espresso, layer 4, feature 7: the unit at row 2, column 11" in explorer.picture.value
 
 
-def test_it_shows_what_the_deconvnet_gives_for_the_strongest_unit(explorer, network):
+def test_it_opens_a_feature_at_its_strongest_unit_and_comes_back_there(explorer, network):
     model, card = network
     explorer.layer.value = "layer 3"
     explorer.feature.value = 11
     picture = to_input([photographs()["chelsea"]], card)
-    projection = Deconvnet(model).project(picture, "features.9", 11)[0]
-    square, shown, *_, closeup = live_panels(explorer)
-    np.testing.assert_array_equal(square, squares([photographs()["chelsea"]], card)[0])
-    np.testing.assert_array_equal(shown, figures.stretch(projection))
-    frame = explorer.frame("chelsea", "layer 3", 11)
-    np.testing.assert_array_equal(closeup, frame.field.cut(shown))
-    outside = projection.clone()
-    outside[:, frame.field.top : frame.field.bottom, frame.field.left : frame.field.right] = 0
-    assert not outside.any()
+    projection = figures.stretch(Deconvnet(model).project(picture, "features.9", 11)[0])
+    for _ in range(2):
+        np.testing.assert_array_equal(explorer.frame.projections["deconvnet"], projection)
+        explorer.row.value = (explorer.row.value + 5) % 14
+        assert not np.array_equal(explorer.frame.projections["deconvnet"], projection)
+        explorer.strongest_unit.click()
+    panels = live_panels(explorer)
+    assert list(panels) == list(explorer.frame.panels())
+    for name, pixels in explorer.frame.panels().items():
+        if name != "photograph":  # which is sent lossy
+            np.testing.assert_array_equal(panels[name], pixels)
 
 
 def test_the_list_holds_the_strongest_features_and_choosing_one_shows_it(explorer, network):
@@ -111,40 +115,29 @@ def test_a_feature_typed_in_that_is_not_listed_leaves_the_list_without_a_choice(
     other = next(n for n in range(100) if n not in listed)
     explorer.feature.value = other
     assert explorer.strongest.value is None
+    assert explorer.frame.feature == other
     explorer.feature.value = listed[2]
     assert explorer.strongest.value == listed[2]
 
 
-def test_previous_and_next_go_round(explorer):
-    explorer.layer.value = "layer 1"
-    explorer.feature.value = 0
-    explorer.previous.click()
-    assert explorer.feature.value == 47
-    explorer.next.click()
-    assert explorer.feature.value == 0
-
-
-def test_the_network_tells_its_five_best_labels_and_marks_the_true_one(explorer, network):
+def test_the_five_best_labels_are_shown_and_the_true_one_marked(explorer, network):
     model, card = network
     with torch.no_grad():
         p = model(to_input([photographs()["chelsea"]], card)).softmax(1)[0]
-    guesses = explorer._look("chelsea").subject.guesses
-    assert [words for words, _, _ in guesses] == [card["labels"][i] for i in p.topk(5).indices]
-    assert guesses[0][1] == pytest.approx(p.max().item())
-    own = [i == 0 for i in p.topk(5).indices.tolist()]
-    assert [mine for *_, mine in guesses] == own
-    assert explorer.picture.value.count("<li") == 5
-    assert "word &lt;" in explorer.picture.value
+    labels = re.findall(r"<li[^>]*><span>([^<]*)</span>", explorer.picture.value)
+    own = p.argsort(descending=True).tolist().index(0)
+    wanted = [f"word &lt;{i}&gt;{' (right)' if i == 0 else ''}" for i in p.topk(5).indices.tolist()]
+    assert labels == wanted
+    assert explorer.picture.value.count("zf-own") == (own < 5)
 
 
 def test_the_python_it_offers_makes_the_same_projection(explorer, network, monkeypatch):
     monkeypatch.setattr("zfcore.model.load", lambda name: network if name == "zfnet-64" else None)
-    explorer.photograph.value, explorer.layer.value, explorer.rule.value = "coffee", "layer 4", "guided"
-    lines = explorer.snippet().strip().splitlines()
-    assert len(lines) == 6
+    explorer.photograph.value, explorer.layer.value, explorer.row.value = "coffee", "layer 4", 3
     names = {}
-    exec("\n".join(lines), names)
-    np.testing.assert_array_equal(figures.stretch(names["projection"][0]), live_panels(explorer)[1])
+    exec(explorer.snippet(), names)
+    shown = explorer.frame.projections["deconvnet"]
+    np.testing.assert_array_equal(figures.stretch(names["projection"][0]), shown)
 
 
 # ------------------------------------------------------------------------------ the reader's own photograph
@@ -155,7 +148,7 @@ def test_a_photograph_of_the_readers_own_is_shown_to_the_network(explorer):
     Image.fromarray(mine).save(stream, "PNG")
     explorer.upload.value = uploaded("<b>mine.png", stream.getvalue())
     assert explorer.photograph.value == "<b>mine.png"
-    square = live_panels(explorer)[0]
+    square = explorer.frame.seen.square
     assert square[28, 5].tolist() == [0, 0, 0]
     assert square[28, 50].tolist() == [200, 30, 10]
     assert "<b>mine" not in explorer.picture.value
@@ -194,7 +187,7 @@ def test_the_same_name_again_is_another_picture(explorer):
         stream = io.BytesIO()
         Image.new("RGB", (60, 60), (value,) * 3).save(stream, "PNG")
         explorer.upload.value = uploaded("mine.png", stream.getvalue())
-        assert (live_panels(explorer)[0] == value).all()
+        assert (explorer.frame.seen.square == value).all()
     assert [name for _, name in explorer.photograph.options].count("mine.png") == 1
 
 
@@ -203,8 +196,7 @@ def test_the_picture_is_saved_beside_the_notebook(explorer, tmp_path, monkeypatc
     explorer.save.click()
     (saved,) = tmp_path.iterdir()
     assert saved.name in explorer.message.value
-    frame = explorer.frame("chelsea", explorer.layer.value, explorer.feature.value)
-    np.testing.assert_array_equal(np.asarray(Image.open(saved)), page.contact_sheet(frame))
+    np.testing.assert_array_equal(np.asarray(Image.open(saved)), view.contact_sheet(explorer.frame))
 
 
 def test_a_folder_that_cannot_be_written_is_told_in_words(explorer, monkeypatch):
@@ -217,45 +209,73 @@ def test_a_folder_that_cannot_be_written_is_told_in_words(explorer, monkeypatch)
 
 
 # ------------------------------------------------------------------------------ its twin
-def state_of(html):
-    return json.loads(re.search(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)[1])
+@pytest.fixture
+def shipped(network, tmp_path, monkeypatch):
+    """The network as one that ships with the package."""
+    model, card = network
+    monkeypatch.setattr(models, "WEIGHTS", tmp_path)
+    models.save(tmp_path / "zfnet-64.safetensors", model, card["mean"], card)
+    return models.load("zfnet-64")
 
 
-def test_the_twin_holds_the_pixels_the_live_one_shows(explorer):
-    state = state_of(explorer.to_html())
-    for p, photograph in enumerate(NAMES):
-        explorer.photograph.value = photograph
-        for layer in state["layers"]:
-            explorer.layer.value = layer["name"]
-            closeups, maps = decoded(layer["closeups"]), decoded(layer["maps"])
-            (rows, columns), (high, wide) = layer["grid"], layer["cell"]
-            numbers = layer["frames"][p]
-            for r, (rule, _) in enumerate(state["rules"]):
-                explorer.rule.value = rule
-                for k, (feature, _, _, y, x, left, top, right, bottom, _) in enumerate(numbers):
-                    explorer.feature.value = feature
-                    _, projection, activation, _, closeup = live_panels(explorer)
-                    across, down = (r * len(numbers) + k) * wide, p * high
-                    cell = closeups[down : down + bottom - top, across : across + right - left]
-                    np.testing.assert_array_equal(cell, closeup)
-                    np.testing.assert_array_equal(cell, projection[top:bottom, left:right])
-                    cell = maps[p * rows :, k * columns :][:rows, :columns]
-                    np.testing.assert_array_equal(cell, activation)
-                    assert activation[y, x].tolist() == page.colour_map(np.ones((1, 1)))[0, 0].tolist()
-
-
-def test_the_twin_opens_with_what_the_widgets_show(explorer):
-    explorer.photograph.value, explorer.layer.value = "coffee", "layer 2"
-    strongest = explorer.feature.value
-    explorer.feature.value = (strongest + 50) % 128
+def test_the_twin_of_a_network_that_ships_refers_to_it_by_name_and_digest(shipped):
+    explorer = PhotoExplorer(*shipped, {"chelsea": photographs()["chelsea"]})
     html = explorer.to_html()
-    assert explorer.picture.value in html
-    features = [numbers[0] for numbers in state_of(html)["layers"][1]["frames"][1]]
-    assert features[0] == strongest
-    assert features[-1] == explorer.feature.value
+    (state,) = page.states(html)
+    assert state["source"]["weights"] == "zfnet-64"
+    assert state["source"]["sha256"] == shipped[1]["sha256"]
+    assert state["network"].startswith("zfnet-64-")
+    assert not state["begin"]
+    assert "zfcore.parts" not in html
 
 
-def test_both_renderings_are_in_one_output_and_a_live_server_gets_no_twin(explorer, monkeypatch):
+def test_the_twin_of_any_other_network_carries_it_inside():
+    explorer = PhotoExplorer(small().eval(), CARD, {"mine": np.full((70, 80, 3), 90, np.uint8)})
+    html = explorer.to_html()
+    (state,) = page.states(html)
+    assert state["source"] is None
+    assert state["begin"]
+    assert f'zfcore.parts["{state["network"]}.0.js"]' in html
+
+
+def test_the_twin_opens_with_what_the_widgets_show(shipped):
+    explorer = PhotoExplorer(*shipped, {name: photographs()[name] for name in NAMES})
+    explorer.photograph.value, explorer.layer.value = "coffee", "layer 2"
+    explorer.feature.value, explorer.row.value = 90, 3
+    html = explorer.to_html()
+    (state,) = page.states(html)
+    column = explorer.column.value
+    assert state["start"] == {
+        "photograph": "coffee",
+        "path": "features.5",
+        "feature": 90,
+        "unit": [3, column],
+    }
+    assert explorer.frame.says() in html
+    for name, pixels in explorer.frame.panels().items():
+        if name != "photograph":
+            assert view.data_url(view.as_webp(pixels)) in html
+
+
+def test_the_readers_uploads_are_not_in_the_twin(shipped):
+    explorer = PhotoExplorer(*shipped, {"chelsea": photographs()["chelsea"]})
+    stream = io.BytesIO()
+    Image.new("RGB", (60, 60)).save(stream, "PNG")
+    explorer.upload.value = uploaded("mine.png", stream.getvalue())
+    (state,) = page.states(explorer.to_html())
+    assert [photograph["name"] for photograph in state["photographs"]] == ["chelsea"]
+    assert state["start"]["photograph"] == "chelsea"
+
+
+def test_a_network_too_large_for_a_page_goes_there_without_its_classifier(shipped, monkeypatch):
+    monkeypatch.setattr(page, "LARGEST", 1_000_000)
+    html = PhotoExplorer(*shipped, {"chelsea": photographs()["chelsea"]}).to_html()
+    assert page.states(html)[0]["source"]["classifier"] is False
+    assert page.WORDS["unjudged"] in html
+
+
+def test_both_renderings_are_in_one_output_and_a_live_server_gets_no_twin(shipped, monkeypatch):
+    explorer = PhotoExplorer(*shipped, {"chelsea": photographs()["chelsea"]})
     bundle = explorer._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in bundle
     assert bundle["text/html"].startswith('<div class="zf-explorer"')
@@ -263,34 +283,27 @@ def test_both_renderings_are_in_one_output_and_a_live_server_gets_no_twin(explor
     assert "text/html" not in explorer._repr_mimebundle_()
 
 
-def test_six_photographs_stay_below_a_megabyte_and_a_half(network):
-    explorer = PhotoExplorer(*network, photographs())
-    html = explorer.to_html()
-    assert len(state_of(html)["subjects"]) == 6
-    assert len(html.encode()) <= 1_500_000
+def test_ten_photographs_stay_below_a_megabyte(shipped):
+    html = PhotoExplorer(*shipped, photographs()).to_html()
+    assert len(page.states(html)[0]["photographs"]) == 10
+    assert len(html.encode()) <= 1_000_000
 
 
 # ------------------------------------------------------------------------------ other people's networks
-class Functional(nn.Module):
-    """Two convolutions with functional ReLUs, and no classifier."""
-
-    def __init__(self):
-        super().__init__()
-        self.one, self.two = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 5, 3, stride=2)
-
-    def forward(self, x):
-        return torch.relu(self.two(torch.relu(self.one(x))))
+CARD = {"input_size": 24, "resize": 28, "scale": 64.0, "mean": [118.0, 117.0, 116.0]}
 
 
-def test_another_network_is_explored_by_its_trace_names(network):
+def small():
     torch.manual_seed(1)
-    card = {key: network[1][key] for key in ("input_size", "resize", "scale", "mean")}
-    explorer = PhotoExplorer(Functional().eval(), card, {"mine": np.full((70, 80, 3), 90, np.uint8)})
-    assert explorer.layer.options == ("relu", "relu_1")
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 5, 3, stride=2), nn.ReLU())
+
+
+def test_another_network_is_explored_by_its_trace_names():
+    explorer = PhotoExplorer(small().eval(), CARD, {"mine": np.full((70, 80, 3), 90, np.uint8)})
+    assert explorer.layer.options == ("1", "3")
     assert explorer.feature.max == 4
-    assert explorer._look("mine").subject.guesses == ()
+    assert "<ol></ol>" in explorer.picture.value
     assert "network, card" in explorer.snippet()
-    assert 'class="zf-explorer"' in explorer.to_html()
 
 
 def test_layers_are_chosen_by_path_or_by_a_name_of_ones_own(network):
@@ -298,10 +311,9 @@ def test_layers_are_chosen_by_path_or_by_a_name_of_ones_own(network):
     assert PhotoExplorer(*network, shipped, ["features.4"]).layer.options == ("features.4",)
     explorer = PhotoExplorer(*network, shipped, {"early": "features.1", "late": "features.13"})
     assert explorer.layer.options == ("early", "late")
-    assert explorer.frame("chelsea", "features.13", 3) is explorer.frame("chelsea", "late", 3)
 
 
-def test_what_cannot_be_explored_is_an_error_that_says_what_to_do(network, explorer):
+def test_what_cannot_be_explored_is_an_error_that_says_what_to_do(network):
     model, card = network
     shipped = {"chelsea": photographs()["chelsea"]}
     with pytest.raises(ValueError, match=r"model\.eval\(\)"):
@@ -312,13 +324,9 @@ def test_what_cannot_be_explored_is_an_error_that_says_what_to_do(network, explo
         PhotoExplorer(model, card, shipped, ["classifier.1"])
     with pytest.raises(ValueError, match=r"features\.1"):
         PhotoExplorer(model, card, shipped, ["features.99"])
-    with pytest.raises(ValueError, match="layer 5"):
-        explorer.frame("chelsea", "layer 9", 0)
-    with pytest.raises(ValueError, match="0 to 47"):
-        explorer.frame("chelsea", "layer 1", 48)
 
 
 def test_every_control_says_what_it_is(explorer):
-    for control in (explorer.photograph, explorer.layer, explorer.strongest, explorer.feature, explorer.rule,
-                    explorer.upload, explorer.previous, explorer.next, explorer.save):  # fmt: skip
+    for control in (explorer.photograph, explorer.layer, explorer.strongest, explorer.feature, explorer.row,
+                    explorer.column, explorer.strongest_unit, explorer.upload, explorer.save):  # fmt: skip
         assert control.description

@@ -34,6 +34,7 @@ from torch import nn
 import zfcore
 from zfcore.data import LabelledPictures, Photograph, photographs, tiny_imagenet
 from zfcore.fetch import public
+from zfcore.ledger import find
 from zfcore.model import load, write_atomically
 
 
@@ -151,6 +152,21 @@ class Book:
             if len(line) != len(head):
                 raise ValueError(f"the head has {len(head)} cells, and a row has {len(line)}: {line}")
         return Markdown("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))
+
+    def ledger(self, name: str, **sought: Any) -> list[dict[str, Any]]:
+        """The entries of a results ledger with that ``row``, ``seed`` and config; see :mod:`zfcore.ledger`.
+
+        Raises
+        ------
+        ValueError
+            There are none; the message lists the rows there are.
+        """
+        entries = find(name, **sought)
+        if not entries:
+            wanted = ", ".join(f"{key}={value!r}" for key, value in sought.items()) or "any row"
+            rows = _listed({entry["row"] for entry in find(name)}) or "no rows"
+            raise ValueError(f"the ledger {name!r} has no entry with {wanted}; it has: {rows}")
+        return entries
 
     def keep(self, name: str, figure: Figure | None = None, /, **numbers: Any) -> None:
         """Write a figure and its numbers into ``out``: ``name.svg``, ``name.png``, ``name.json``.

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import datetime
+import json
+import os
+import runpy
+import shlex
 import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from torch import nn
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,59 +32,291 @@ def zfcore() -> None:
     """Visualizing and Understanding Convolutional Networks (Zeiler & Fergus 2013), executable."""
 
 
+def _number_or_none(text: str) -> float | str:
+    return text if text == "none" else float(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    k, _, n = text.partition("of")
+    return int(k), int(n)
+
+
+def _epochs(text: str) -> set[int]:
+    return {int(n) for n in text.split(",")}
+
+
+def _recipe_option(why: str, *names: str, **options) -> typer.models.OptionInfo:
+    """An option that overrides the recipe; ``why`` tells what the recipes do and for what reason."""
+    return typer.Option(*names, help=why, rich_help_panel="The recipe, value by value", **options)
+
+
+def _or_none(why: str) -> typer.models.OptionInfo:
+    return _recipe_option(why, parser=_number_or_none, metavar="NUMBER|none")
+
+
 @app.command()
 def train(
     architecture: Annotated[str, typer.Argument(help="A name of `zfcore.model.ARCHITECTURES`.")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoint, history, weights; a run goes on there.")],
-    data: Annotated[str, typer.Option(help="Data set: tiny-imagenet.")] = "tiny-imagenet",
+    data: Annotated[
+        str, typer.Option(help="tiny-imagenet, imagenet (packed), patches, or the folder of a pack.")
+    ] = "tiny-imagenet",
+    shard: Annotated[
+        str | None,
+        typer.Option(parser=_shard, metavar="KofN", help="0of4: training pictures 0, 4, 8, … when sorted."),
+    ] = None,
+    width: Annotated[
+        float, typer.Option(help="Multiplies maps and hidden units; 2 gives the -64 family the paper's.")
+    ] = 1.0,
     recipe: Annotated[str, typer.Option(help="`small` (unit inputs, He, cosine) or `paper` (§3).")] = "small",
-    epochs: Annotated[int | None, typer.Option(help="Default: the recipe's.")] = None,
-    seed: int = 0,
-    device: str = "cpu",
-    width: Annotated[float, typer.Option(help="Multiplies maps and hidden units.")] = 1.0,
+    epochs: Annotated[
+        int | None, _recipe_option("paper: 70 (§3); small: 20, a few hours on two cores.", min=1)
+    ] = None,
+    batch_size: Annotated[
+        int | None, _recipe_option("Pictures a step, of all processes together. 128 (§3).", min=1)
+    ] = None,
+    rate: Annotated[
+        float | None,
+        _recipe_option("paper: 0.01 (§3); small: 0.03, the largest that trained without a stall."),
+    ] = None,
+    momentum: Annotated[float | None, _recipe_option("0.9 (§3).")] = None,
+    nesterov: Annotated[
+        bool | None,
+        _recipe_option("paper: no; small: yes, it costs nothing.", "--nesterov/--no-nesterov"),
+    ] = None,
+    weight_decay: Annotated[
+        float | None,
+        _recipe_option(
+            "On weights, not biases. paper: 5e-4 (Krizhevsky's); small: 1e-3, for fewer pictures."
+        ),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        _recipe_option("paper: plateau, of the validation error (§3); small: cosine, which watches nothing."),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        _recipe_option("plateau: epochs with no better error before the rate falls tenfold. 4.", min=1),
+    ] = None,
+    warmup_steps: Annotated[
+        int | None,
+        _recipe_option("paper: 0; small: 1000, in which a plain net hardly moves, or diverges.", min=0),
+    ] = None,
+    scale: Annotated[
+        float | None,
+        _recipe_option("Inputs are (pixel - mean) / scale. paper: 1 (§3); small: 64, about unit scale."),
+    ] = None,
+    initialization: Annotated[
+        str | None,
+        _recipe_option("paper: N(0, 0.01²) (§3); small: he, for unit inputs; keep (what --start gives)."),
+    ] = None,
+    dropout: Annotated[
+        str | None, _or_none("Share of units that are dropped. none: as the network is built, 0.5 (§3).")
+    ] = None,
+    radius: Annotated[
+        str | None,
+        _or_none("Largest RMS of a filter. paper: 0.1 (§3); small: none, for few filters would reach it."),
+    ] = None,
+    clip: Annotated[
+        str | None, _or_none("Largest norm of the gradient. paper: none; small: 5, against early jumps.")
+    ] = None,
+    average: Annotated[
+        str | None,
+        _or_none(
+            "Decay of the mean of the weights, every 10 steps. paper: none; small: 0.98, 2 points better."
+        ),
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Go on from these weights: a name that ships, or a .safetensors file.")
+    ] = None,
+    snapshots: Annotated[
+        str | None,
+        typer.Option(
+            parser=_epochs,
+            metavar="N,N,…",
+            help="Epochs whose weights are kept as epoch-NN. Default: none; Fig. 4 has 1,2,5,10,20,30,40,64.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Weights, order, crops, mirroring and dropout follow from it.")
+    ] = 0,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cuda, cuda:1, cpu. Default: cuda if there is one, else cpu (mps has no float64)."),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="bf16 (autocast), float32, or auto: bf16 where the device is fast at it.")
+    ] = "auto",
+    compile: Annotated[
+        bool, typer.Option("--compile", help="torch.compile; off, for it needs a compiler and a minute.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that decode packed pictures. Default: a core each.", min=0)
+    ] = None,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(help="A killed run loses so much at most.", min=0)
+    ] = 300,
 ) -> None:
-    """Train a network and write its weights with their card.
+    """Train a network and write its weights with their card; a run that was killed goes on.
 
     Example: `zfcore train zfnet-64 --out runs/zfnet-64 --epochs 20`
+
+    Several GPUs: `torchrun --nproc-per-node 4 -m zfcore train zfnet --data imagenet --out runs/zfnet`
     """
+    given = locals()
+    from dataclasses import asdict, fields, replace
+
+    import torch
+
     from zfcore import data as datasets
     from zfcore import model as models
     from zfcore.evaluate import errors
-    from zfcore.train import RECIPES
+    from zfcore.fetch import DATASETS
+    from zfcore.train import RECIPES, Recipe, Run
     from zfcore.train import train as run_training
 
     if recipe not in RECIPES:
         raise typer.BadParameter(f"unknown recipe {recipe!r}; known: {', '.join(RECIPES)}")
-    if data != "tiny-imagenet":
-        raise typer.BadParameter(f"unknown data set {data!r}; known: tiny-imagenet")
-    pictures, validation = datasets.tiny_imagenet("train"), datasets.tiny_imagenet("val")
-    network = models.build(architecture, num_classes=len(pictures.classes), width=width)
-    size, chosen = network.architecture.input_size, RECIPES[recipe]
-    options = {"input_size": size, "epochs": epochs, "seed": seed, "device": device, "folder": out}
-    run = run_training(network, pictures, validation, chosen, **options)
-    network.half().float()  # the weights are stored in half precision, so it is these that are judged
+    if architecture not in models.ARCHITECTURES:
+        known = ", ".join(models.ARCHITECTURES)
+        raise typer.BadParameter(f"unknown architecture {architecture!r}; known: {known}")
+    if start:
+        given["initialization"] = initialization or "keep"
+    if bool(start) != (given["initialization"] == "keep"):
+        raise typer.BadParameter("--start WEIGHTS and --initialization keep need each other")
+    changes = {
+        f.name: given[f.name] for f in fields(Recipe) if f.name != "name" and given[f.name] is not None
+    }
+    changes = {name: None if value == "none" else value for name, value in changes.items()}
+    how = replace(RECIPES[recipe], **changes)
+    if changes.keys() - {"epochs"}:
+        changed = ", ".join(f"{name} {value}" for name, value in changes.items() if name != "epochs")
+        how = replace(how, name=f"{recipe} with {changed}")
+
+    begun, origin = models.load(start) if start else (None, {})
     card = {
         "architecture": architecture,
         "width": width,
+        "data": Path(data).name,
+        "shard": "{}of{}".format(*shard) if shard else None,
+        "start": f"{Path(start).stem}, sha256 {origin['sha256']}" if start else None,
+        "recipe": how.name,
+        "settings": asdict(how),
+        "scale": how.scale,
+        "seed": seed,
+        "epochs": how.epochs,
+        "precision": precision,
+    }
+    weights = out / f"{architecture}.safetensors"
+    if weights.with_suffix(".json").exists():
+        _say_it_is_complete(weights, card)
+        return
+
+    pictures, validation = (
+        datasets.PackedPictures.open(data, split) if Path(data).is_dir() else datasets.data_set(data, split)
+        for split in ("train", "val")
+    )
+    pictures = pictures.shard(*shard) if shard else pictures
+    network = models.build(architecture, num_classes=len(pictures.classes), width=width)
+    if start:
+        try:
+            network.load_state_dict(begun.state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"{start} does not fit {architecture} of width {width:g}: {error}") from error
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if workers is None:
+        workers = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    card |= {
         "num_classes": len(pictures.classes),
-        "input_size": size,
-        "resize": pictures.pixels.shape[-1],
-        "scale": chosen.scale,
+        "input_size": network.architecture.input_size,
+        "resize": pictures.side,
         "classes": pictures.classes,
         "labels": pictures.names,
-        "data": data,
-        "recipe": recipe,
-        "seed": seed,
-        "epochs": len(run.history),
-        "command": " ".join(["zfcore", *sys.argv[1:]]),
+        "pictures": len(pictures),
+        "data_sha256": pictures.sha256,
+        "terms": DATASETS[data].terms if data in DATASETS else None,
+        "command": _command(),
+        "made_on": f"{processes} × {device}, torch {torch.__version__}",
         "date": datetime.date.today().isoformat(),
     }
-    judged = (network, validation, card | {"mean": run.mean})
-    card["error"] = {
-        words: errors(*judged, crops=crops, device=device, progress=True)
-        for words, crops in (("one crop", 1), ("ten crops", 10))
-    }
-    models.save(out / f"{architecture}.safetensors", network, run.mean, card)
+
+    def keep_snapshot(run: Run) -> None:
+        epoch, error = len(run.history), {key: run.history[-1][key] for key in ("top1", "top5")}
+        if snapshots and epoch in snapshots:
+            now = card | {"epochs": epoch, "error": {"one crop": error}}
+            models.save(out / f"epoch-{epoch:02d}", run.model, run.mean, now)
+
+    with _processes(device) as (rank, here):
+        run = run_training(
+            network,
+            pictures,
+            validation,
+            how,
+            input_size=card["input_size"],
+            seed=seed,
+            device=here,
+            precision=precision,
+            compile=compile,
+            workers=workers,
+            folder=out,
+            checkpoint_seconds=checkpoint_seconds,
+            on_epoch=keep_snapshot,
+        )
+    if rank == 0:
+        network.half().float()  # the weights are stored in half precision, so it is these that are judged
+        judged = (network, validation, card | {"mean": run.mean})
+        card["error"] = {
+            words: errors(*judged, crops=crops, device=here, progress=True)
+            for words, crops in (("one crop", 1), ("ten crops", 10))
+        }
+        models.save(weights, network, run.mean, card)
+
+
+def _say_it_is_complete(weights: Path, card: dict) -> None:
+    """Tell that ``weights`` are there already, or refuse if their card is another than ``card``."""
+    there = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+    differing = ", ".join(key for key, value in card.items() if there.get(key) != value)
+    if differing:
+        raise ValueError(f"{weights} is of another run (it differs in {differing}); give another folder")
+    error = there["error"]["one crop"]["top1"]
+    typer.echo(f"{weights} is complete: {there['epochs']} epochs, {error:.2f} % top-1 error on one crop")
+
+
+def _command() -> str:
+    """What was typed, with absolute paths as seen from the working directory, or cut to their last name."""
+    words = ["zfcore"]
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        words = ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], "-m", "zfcore"]
+        if (machines := os.environ.get("GROUP_WORLD_SIZE", "1")) != "1":
+            words[1:1] = ["--nnodes", machines]
+    for word in sys.argv[1:]:
+        option, equals, value = word.rpartition("=")
+        path = Path(value)
+        if path.is_absolute():
+            here = path.is_relative_to(Path.cwd())
+            value = str(path.relative_to(Path.cwd()) if here else path.name)
+        words.append(option + equals + value)
+    return shlex.join(words)
+
+
+@contextmanager
+def _processes(device: str) -> Iterator[tuple[int, str]]:
+    """Meet the processes that torchrun started, if it did: this one's number, and the device it shall use."""
+    if "LOCAL_RANK" not in os.environ:
+        yield 0, device
+        return
+    import torch
+    import torch.distributed as dist
+
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    cuda = device.startswith("cuda")
+    if cuda:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if cuda else "gloo", device_id=torch.device(device) if cuda else None)
+    yield dist.get_rank(), device
+    dist.destroy_process_group()
 
 
 @app.command()
@@ -110,6 +353,272 @@ def book(
         typer.echo(f"\n{error}", err=True)
         raise typer.Exit(1) from None
     typer.echo(f"open {index}")
+
+
+@app.command()
+def page(
+    network: Annotated[
+        str,
+        typer.Argument(help="`MODEL.py:factory`, a function that gives it, or the name of shipped weights."),
+    ],
+    pictures: Annotated[Path, typer.Option(help="Folder with the pictures to begin with.")],
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="The network's state_dict, .safetensors or what torch.save wrote.")
+    ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON with input_size, resize, mean, scale (pixels from 0 to 255; one number or three), and "
+            "perhaps labels. Default: as torchvision's ImageNet networks want it."
+        ),
+    ] = None,
+    layer: Annotated[list[str] | None, typer.Option(help="A layer to show; may be given again.")] = None,
+    features_only: Annotated[bool, typer.Option("--features-only", help="Leave the classifier out.")] = False,
+) -> None:
+    """Write one HTML file in which anyone explores a network of yours: no Python, no connection.
+
+    Example: `zfcore page my_net.py:make --weights my_net.pt --pictures photographs/ --out report.html`
+    """
+    from zfcore.page import save_page
+
+    found = sorted(file for file in pictures.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
+    if not found:
+        raise ValueError(f"{pictures} has no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
+    model, described = _network(network, weights)
+    described = json.loads(card.read_text("utf-8")) if card else described
+    typer.echo(save_page(model, found, out, layer, described, features_only=features_only))
+
+
+PICTURE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+def _network(spec: str, weights: Path | None) -> tuple[nn.Module, dict | None]:
+    """The network that a file's function gives, or that ships here; in eval mode, with its card."""
+    file, colon, factory = spec.rpartition(":")
+    if not colon:
+        from zfcore.model import load
+
+        return load(spec)
+    sys.path.insert(0, str(Path(file).resolve().parent))  # the file may import its neighbours
+    names = runpy.run_path(file)
+    if not callable(names.get(factory)):
+        known = ", ".join(sorted(name for name in names if callable(names[name]) and name[0] != "_"))
+        raise ValueError(f"{file} has no function {factory!r}; it has: {known or 'none'}")
+    model = names[factory]()
+    if weights:
+        import safetensors.torch
+        import torch
+
+        if weights.suffix == ".safetensors":
+            state = safetensors.torch.load_file(weights)
+        else:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+        model.load_state_dict(state)
+    return model.eval(), None
+
+
+@app.command()
+def evaluate(
+    weights: Annotated[list[str], typer.Argument(help="Names that ship, or .safetensors files.")],
+    data: Annotated[
+        str | None, typer.Option(help="tiny-imagenet, imagenet (packed), patches. Default: the first card's.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train or val; crops of train are not augmented here.")] = "val",
+    crops: Annotated[int | None, typer.Option(help="1 or 10 (§3). Default: both.")] = None,
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="Judge them all together, too.")] = False,
+    confusion: Annotated[
+        Path | None, typer.Option(help="CSV file for the counts of the last one: true class × taken class.")
+    ] = None,
+    record: Annotated[str | None, typer.Option(help="Write the errors into this ledger.")] = None,
+    results: Annotated[Path | None, typer.Option(help="Folder of the ledger; default: book/results.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    workers: Annotated[int, typer.Option(help="Processes that decode packed pictures.", min=0)] = 0,
+    low_precision: Annotated[bool, typer.Option("--low-precision", help="Run in bfloat16.")] = False,
+) -> None:
+    """Print the errors of networks in %, and how each differs from the first over the same pictures.
+
+    Example: `zfcore evaluate zfnet-64 runs/b/zfnet-64.safetensors --ensemble`
+    """
+    from zfcore import evaluate as judging
+    from zfcore import ledger
+    from zfcore.data import data_set
+    from zfcore.model import load
+
+    networks = {name: load(name) for name in weights}
+    data = data or networks[weights[0]][1]["data"]
+    pictures = data_set(data, split)
+    options = {"device": device, "workers": workers, "low_precision": low_precision, "progress": True}
+    wanted = [crops] if crops else [1, 10]
+    verdicts = judging.judge(networks, pictures, wanted, ensemble, **options)
+    first = next(iter(verdicts.values()))
+    typer.echo(f"{len(pictures):,} {split} pictures of {data}")
+    for name, verdict in verdicts.items():
+        for words, error in verdict.errors.items():
+            line = f"{name:{max(map(len, verdicts))}}  {words:14}  {error:6.2f}"
+            if verdict is not first:
+                found = judging.paired_difference(verdict.outcomes[words], first.outcomes[words])
+                line += f"  {found.points:+.2f} ± {found.standard_error:.2f}{' (a tie)' * found.tie}"
+            typer.echo(line)
+    for true, taken, count in judging.most_confused(verdict.confusion):
+        typer.echo(f"{count:6} × {pictures.names[true]} taken for {pictures.names[taken]}")
+    if confusion:
+        lines = [["", *pictures.classes]]
+        lines += [[c, *row] for c, row in zip(pictures.classes, verdict.confusion.tolist(), strict=True)]
+        confusion.write_text("".join(",".join(map(str, line)) + "\n" for line in lines), encoding="utf-8")
+    for name, verdict in verdicts.items() if record else ():
+        cards = [networks[name][1]] if name in networks else [card for _, card in networks.values()]
+        entry = {
+            "row": cards[0]["architecture"] if name in networks else "ensemble",
+            "seed": cards[0].get("seed") if name in networks else None,
+            "values": verdict.errors,
+            "n": len(pictures),
+            "data": data,
+            "data_sha256": pictures.sha256,
+            "config": {"split": split, "crops": wanted, "weights": [card["sha256"] for card in cards]},
+            "weights_sha256": [card["sha256"] for card in cards],
+            "outcomes": ledger.pack_outcomes(verdict.outcomes),
+        }
+        entry |= ledger.provenance(device, verdict.seconds, _command())
+        ledger.record(record, entry, results or ledger.RESULTS)
+
+
+@app.command()
+def occlude(
+    photo: Annotated[Path, typer.Argument(help="A picture file.")],
+    out: Annotated[Path, typer.Option(help="Folder for occlusion.png, .svg and .json.")],
+    weights: Annotated[str, typer.Option(help="Weights that ship, or a .safetensors file.")] = "zfnet-64",
+    target: Annotated[
+        str | None, typer.Option(help="Label, class id or index. Default: the most probable class.")
+    ] = None,
+    size: Annotated[int, typer.Option(help="Side of the square in pixels of the input.", min=1)] = 14,
+    stride: Annotated[int, typer.Option(help="Pixels from one position to the next.", min=1)] = 2,
+    layer: Annotated[
+        str | None, typer.Option(help="Whose strongest map is summed. Default: the last ReLU's of maps.")
+    ] = None,
+    channel: Annotated[int | None, typer.Option(help="Another map than the strongest.")] = None,
+    fill: Annotated[str, typer.Option(help="A number in units of the input, mean, blur or noise.")] = "0",
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+) -> None:
+    """Slide a square over a photograph: where does the network lose the class? (§4.2, Fig. 6)
+
+    Example: `zfcore occlude cat.jpg --target "Egyptian cat" --size 14 --out occlusion`
+    """
+    import numpy as np
+    from torch import nn
+
+    from zfcore.data import squares, to_input
+    from zfcore.figures import pictures
+    from zfcore.model import load
+    from zfcore.occlusion import occlusion_maps
+    from zfcore.trace import trace
+
+    network, card = load(weights)
+    network.to(device)
+    image = to_input([photo], card)[0].to(device)
+    chosen = int(network(image[None]).argmax()) if target is None else _class_index(target, card)
+    if layer is None:
+        followed = trace(network)
+        relus = (n for n in followed.geometry if isinstance(followed.operations[followed.node(n)], nn.ReLU))
+        *_, layer = relus
+    with suppress(ValueError):  # a word, then, and occlusion_maps knows which there are
+        fill = float(fill)
+    options = {"layer": layer, "fill": fill, "channel": channel, "seed": seed}
+    maps = occlusion_maps(network, image, chosen, size, stride, **options, progress=True)
+    names = [card["labels"][n] for n, _ in Counter(maps.label.flatten().tolist()).most_common()]
+    found = {part: getattr(maps, part).tolist() for part in ("probability", "label", "activation")}
+    said = {
+        "photograph": photo.name,
+        "weights": {"architecture": card["architecture"], "sha256": card["sha256"]},
+        "target": {"index": chosen, "label": card["labels"][chosen]},
+        "size": size,
+        "stride": stride,
+        **options,
+        "channel": maps.channel,
+        "method": maps.method,
+        "unoccluded": {part: value.item() for part, value in maps.unoccluded._asdict().items()},
+        **found,
+        "labels": {n: card["labels"][n] for n in sorted({n for row in found["label"] for n in row})},
+        "command": _command(),
+    }
+    ranks = [[names.index(card["labels"][n]) for n in row] for row in found["label"]]
+    shown = [squares([photo], card)[0], found["probability"], found["activation"], ranks]
+    titles = ["the photograph", f"probability of {card['labels'][chosen]}", f"map {maps.channel} of {layer}"]
+    captions = {(0, c): f"{np.min(shown[c]):.3g} to {np.max(shown[c]):.3g}" for c in (1, 2)}
+    captions[0, 3] = f"mostly {names[0]}" + (f", and {len(names) - 1} more" if len(names) > 1 else "")
+    drawing = pictures([shown], column_titles=[*titles, "most probable class"], captions=captions)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "occlusion.json").write_text(json.dumps(said, ensure_ascii=False) + "\n", encoding="utf-8")
+    for suffix in ("png", "svg"):
+        drawing.savefig(out / f"occlusion.{suffix}", dpi=200)
+    typer.echo(
+        f"{card['labels'][chosen]}: {maps.unoccluded.probability:.3f} on the whole photograph, "
+        f"{maps.probability.min():.3f} to {maps.probability.max():.3f} with the square; {out}"
+    )
+
+
+def _class_index(given: str, card: dict) -> int:
+    """The index of a class, from its label, its id or the index itself."""
+    for known in (card["labels"], card["classes"], list(map(str, range(card["num_classes"])))):
+        if given in known:
+            return known.index(given)
+    near = get_close_matches(given, card["labels"], 3) or card["labels"][:3]
+    raise ValueError(
+        f"no class {given!r}; give a label (say, {', '.join(near)}), an id, or 0 to {len(card['labels']) - 1}"
+    )
+
+
+@app.command()
+def reproduce(
+    target: Annotated[str, typer.Argument(help="table1, table2, fig5 or fig4.")],
+    data: Annotated[str, typer.Option(help="tiny-imagenet, imagenet (packed), or patches, to rehearse.")],
+    row: Annotated[list[str] | None, typer.Option(help="Only this row; more than once for more.")] = None,
+    seeds: Annotated[str, typer.Option(metavar="N,N,…", help="One training of each row per seed.")] = "0",
+    shard: Annotated[
+        str | None, typer.Option(metavar="KofN", help="0of4: training pictures 0, 4, 8, … when sorted.")
+    ] = None,
+    width: Annotated[
+        float, typer.Option(help="Multiplies maps and hidden units; 2 gives the -64 family the paper's.")
+    ] = 1.0,
+    epochs: Annotated[int | None, typer.Option(help="Default: the recipe's.", min=1)] = None,
+    recipe: Annotated[str, typer.Option(help="`small` (unit inputs, He, cosine) or `paper` (§3).")] = "small",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    workers: Annotated[int, typer.Option(help="Processes that decode packed pictures.", min=0)] = 0,
+    low_precision: Annotated[bool, typer.Option("--low-precision", help="Judge in bfloat16.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder of the trainings, which go on there.")] = Path("runs"),
+    results: Annotated[Path | None, typer.Option(help="Folder of the ledger; default: book/results.")] = None,
+    overview: Annotated[bool, typer.Option("--list", help="Only say what is done and what remains.")] = False,
+) -> None:
+    """Train and judge every row that the ledger lacks of a table or figure; a killed run goes on.
+
+    Example: `zfcore reproduce table2 --data tiny-imagenet --seeds 0,1,2 --device cuda`
+    """
+    from zfcore import ledger
+    from zfcore import reproduce as reproducing
+    from zfcore.train import RECIPES
+
+    if recipe not in RECIPES:
+        raise typer.BadParameter(f"unknown recipe {recipe!r}; known: {', '.join(RECIPES)}")
+    try:
+        numbers = [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{seeds!r} is not a list of seeds like 0,1,2") from None
+    experiment = reproducing.Experiment(
+        data, RECIPES[recipe], epochs, width, shard, device, workers, low_precision, out,
+        results or ledger.RESULTS,
+    )  # fmt: skip
+    if not overview:
+        reproducing.reproduce(target, experiment, row, numbers, say=typer.echo)
+        return
+    states = reproducing.overview(target, experiment, row, numbers)
+    for name, seed, state, seconds in states:
+        estimate = f"about {seconds / 60:.0f} min" if seconds else ""
+        typer.echo(f"{name:24} {'' if seed is None else f'seed {seed}':8} {state}  {estimate}")
+    if all(seconds is not None for *_, seconds in states):
+        typer.echo(f"about {sum(seconds for *_, seconds in states) / 3600:.1f} h remain")
+    else:
+        typer.echo("no estimate before one row is done on this device")
 
 
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: bring them here, look whether they are whole.")
@@ -152,6 +661,42 @@ def data_check(
     typer.echo(report)
     if not report.whole:
         raise typer.Exit(1)
+
+
+@data_app.command("pack")
+def data_pack(
+    name: Annotated[
+        str, typer.Argument(help="imagenet: any set in the layout train/<class>/, val/<class>/.")
+    ],
+    source: Annotated[
+        Path | None, typer.Option(help="Folder that holds train/ and val/; default: where the set lies.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the shards; default: <name>-256 in `ZFCORE_DATA`.")
+    ] = None,
+    split: Annotated[list[str] | None, typer.Option(help="train or val; default: both.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads; default: one per core.", min=1)] = None,
+    skip_corrupt: Annotated[
+        bool, typer.Option("--skip-corrupt", help="Leave out pictures that cannot be decoded.")
+    ] = False,
+) -> None:
+    """Write the 256×256 centre squares of a data set into tar shards for training; a killed run goes on.
+
+    Example: `zfcore data pack imagenet --source ~/imagenet --split val`
+    """
+    from zfcore.data import data_root
+    from zfcore.fetch import DATASETS
+    from zfcore.pack import PACKABLE, pack
+
+    if name not in PACKABLE:
+        raise typer.BadParameter(f"{name!r} is not packed; accepted: {', '.join(PACKABLE)}")
+    source = source or DATASETS[name].folder(data_root())
+    for part in split or ["train", "val"]:
+        packed = pack(
+            source, out or data_root() / f"{name}-256", part, workers=workers, skip_corrupt=skip_corrupt
+        )
+        counts = f"{len(packed):,} pictures of {len(packed.classes)} classes"
+        typer.echo(f"{part}: {counts} in {len(packed.shards)} shards")
 
 
 @weights_app.command("list")

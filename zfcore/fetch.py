@@ -395,7 +395,8 @@ DATASETS: dict[str, DataSet] = {
             "ILSVRC2012_img_val.tar (6 GB) and ILSVRC2012_devkit_t12.tar.gz, put all three into {folder}, "
             "and let torchvision unpack them there: torchvision.datasets.ImageNet({folder!r}, split) with "
             "split 'train', then 'val'. It gives {folder}/train/<wnid>/ and {folder}/val/<wnid>/. A link to "
-            "a copy in that layout will do as well. Then run `zfcore data check imagenet`"
+            "a copy in that layout will do as well. Then run `zfcore data check imagenet`, and for training "
+            "`zfcore data pack imagenet`"
         ),
     ),
 }
@@ -762,11 +763,11 @@ def adapt(name: str, state: Mapping[str, Tensor]) -> tuple[nn.Module, Tensor, di
     wanted: PublicWeights = _known(public_weights(), name, "public weights")
     card = {
         "architecture": wanted.architecture,
-        "num_classes": len(_labels()),
+        "num_classes": len(imagenet_words()),
         "input_size": 224,
         "resize": 256,
         "scale": 255.0,
-        "labels": _labels(),
+        "labels": imagenet_words(),
         "error": {"one crop": dict(zip(("top1", "top5"), wanted.errors, strict=True))},
         "data": "ImageNet-2012",
         "source": wanted.source,
@@ -785,7 +786,7 @@ def adapt(name: str, state: Mapping[str, Tensor]) -> tuple[nn.Module, Tensor, di
     return network.eval(), mean, card
 
 
-def _labels() -> list[str]:
+def imagenet_words() -> list[str]:
     """The words of ImageNet's 1000 classes, in the order of their WordNet ids; two words stand twice."""
     from torchvision.models import get_weight
 

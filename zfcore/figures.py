@@ -25,7 +25,7 @@ FRAME = "#e69f00"  # Okabe & Ito's orange: seen on dark and on light pictures
 CONVNET, DECONVNET = "#0072b2", "#d55e00"
 
 
-def stretch(projection, percentile: float = 99.5) -> np.ndarray:
+def stretch(projection, percentile: float = 99.5, limit: float | None = None) -> np.ndarray:
     """Show a signed picture around mid-grey, its contrast stretched by its own values.
 
     Zero becomes mid-grey (128); ± the ``percentile`` of the absolute values that are not zero
@@ -37,6 +37,8 @@ def stretch(projection, percentile: float = 99.5) -> np.ndarray:
         (3, H, W) tensor or array, signed, any unit.
     percentile
         In (0, 100]; 100 clips nothing.
+    limit
+        The value that becomes white, instead of the percentile: for pictures that share one contrast.
 
     Returns
     -------
@@ -46,7 +48,8 @@ def stretch(projection, percentile: float = 99.5) -> np.ndarray:
     Raises
     ------
     ValueError
-        The array is not (3, H, W), holds a value that is not finite, or the percentile is outside (0, 100].
+        The array is not (3, H, W), holds a value that is not finite, the percentile is outside (0, 100],
+        or the limit is not positive.
     """
     values = np.asarray(
         projection.detach().cpu() if hasattr(projection, "detach") else projection, np.float64
@@ -57,8 +60,10 @@ def stretch(projection, percentile: float = 99.5) -> np.ndarray:
         raise ValueError(f"percentile is {percentile}; give one above 0 and at most 100")
     if not np.isfinite(values).all():
         raise ValueError("the projection holds values that are not finite; check the network's weights")
+    if limit is not None and not limit > 0:
+        raise ValueError(f"limit is {limit}; give a positive value, the one that shall be white")
     strengths = np.abs(values[values != 0])
-    scale = np.percentile(strengths, percentile) if strengths.size else 1.0
+    scale = limit or (np.percentile(strengths, percentile) if strengths.size else 1.0)
     shown = np.clip(values / scale, -1, 1) * 127.5 + 127.5
     return np.rint(shown).astype(np.uint8).transpose(1, 2, 0)  # (3, H, W) -> (H, W, 3)
 
@@ -259,4 +264,41 @@ def bars(values: Mapping[str, float], ylabel: str, chance: float | None = None, 
             1.01, chance, "guessing", transform=beside, color=DECONVNET, fontsize=8, va="center", ha="left"
         )
     axes.set_ylabel(ylabel)
+    return figure
+
+
+def curves(
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    xlabel: str | Mapping[str, str],
+    levels: Mapping[str, tuple[str, float]] | None = None,
+    width: float = WIDTH,
+) -> Figure:
+    """Curves side by side: ``{y label: {name: values for x = 1, 2, …}}``.
+
+    ``xlabel`` is one for all panels, or one for each, ``{y label: x label}``. ``levels`` draws a
+    dashed line in a panel, ``{y label: (words, height)}``. Names that all panels share are explained
+    once, above them; the others in their panel, if there are several.
+    """
+    figure = Figure(figsize=(width, 0.36 * width), layout="constrained")
+    shared = len({tuple(lines) for lines in panels.values()}) == 1
+    for axes, (ylabel, lines) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        for name, values in lines.items():
+            style = {"marker": "o" if len(values) <= 30 else None, "markersize": 3}
+            axes.plot(range(1, len(values) + 1), values, label=name, **style)
+        if levels and ylabel in levels:
+            words, height = levels[ylabel]
+            axes.axhline(height, color="#666666", linestyle="--", linewidth=1)
+            axes.annotate(
+                words, (1, height), (-2, 2), axes.get_yaxis_transform(), "offset points",
+                ha="right", va="bottom", fontsize=8, color="#444444",
+            )  # fmt: skip
+        axes.set_xlabel(xlabel if isinstance(xlabel, str) else xlabel[ylabel])
+        axes.set_ylabel(ylabel)
+        axes.set_ylim(bottom=0)
+        if len(lines) > 1 and not shared:
+            axes.legend()
+    if len(lines) > 1 and shared:
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=len(lines))
     return figure

@@ -1,326 +1,180 @@
-r"""Pictures that live in a page without a kernel: arrays → pixels → one self-contained piece of HTML.
+r"""Networks that live in a page without a kernel: a network and photographs → HTML that computes.
 
-What a reader sees of a unit is a :class:`Frame`: the photograph as the network sees it, with the
-unit's receptive field framed; its projection to pixel space (§2.1 and Fig. 2 of the paper); the
-feature's map; and close-ups of the frame. Projections are signed, so each is shown as the paper's
-are: around mid-grey, stretched by a percentile of its own absolute values.
-
-The explorer in Lab and its twin in the published page are made of the same frames by the same
-functions, so both show the same pixels. The twin carries its frames as lossless WebP sprites in
-base64 and a few lines of script (``web/explorer.js``); it asks nothing of the network and opens
-from disk. Before the script is alive, on paper, or without JavaScript, it shows its first frame.
+The explorer in Lab and the one in the page have the same markup, made here by :func:`picture_html`. The
+page's opens with one frame as plain pictures, for print, for readers without scripts and while it loads;
+from the first click on the scripts in ``web/`` run the exported network (:mod:`zfcore.export`) by ONNX
+Runtime Web. A page opened from disk may not fetch files, so network and runtime travel as scripts that
+hold gzip in base64 (:func:`asset`): beside the book's pages, or inside the one file of :func:`save_page`.
 
 Source: Zeiler & Fergus, §2.1 and Fig. 2, doi:10.1007/978-3-319-10590-1_53.
 
 Example::
 
-    import numpy as np
-    from zfcore.figures import stretch
-    from zfcore.page import as_png
-    projection = np.random.default_rng(0).normal(size=(3, 56, 56))     # signed, any unit
-    open("projection.png", "wb").write(as_png(stretch(projection)))
+    from torchvision.models import squeezenet1_1
+    from zfcore.data import photographs
+    from zfcore.page import save_page
+    save_page(squeezenet1_1().eval(), photographs(), "report.html")    # open it, send it to a colleague
 """
 
 from __future__ import annotations
 
 import base64
-import io
+import copy
+import gzip
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from html import escape
-from itertools import product
 from pathlib import Path
+from string import Template
 
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw
+import torch
+from torch import Tensor, nn
 
-from zfcore.figures import FRAME, MAPS
+from zfcore import model as models
+from zfcore import view
+from zfcore.data import Picture, centre_crop, decode, squares
+from zfcore.export import WEIGHTS, export_onnx
+from zfcore.figures import FRAME
+from zfcore.view import CRISP_BELOW, MID_GREY, RULES, Frame, Subject, Viewer, as_webp, colour_map, data_url
 
 WEB = Path(__file__).parent / "web"
-MID_GREY = 128  # what a projected zero looks like, and what lies behind every feature picture
-CRISP_BELOW = 24  # pictures with fewer pixels a side are enlarged as squares: blurred, they lose their cells
-RULES = {"deconvnet": "deconvnet", "gradient": "gradient", "guided": "guided backpropagation"}
+SCRIPTS = ("picture.js", "draw.js", "load.js", "worker.js", "network.js", "explorer.js")
+RUNTIME_FILES = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+RUNTIME = "runtime"  # the name of its asset, here and in load.js
+PIECE = 3 << 19  # bytes of gzip in one script: the reader sees the progress at each
+STRONGEST = 8  # small maps of each layer
+LARGEST = 7_500_000  # weights of a network that a page takes whole: 20 MB, and 5 for the runtime
 
-MENUS = {
-    "photograph": "Photograph",
-    "layer": "Layer",
-    "rule": "Rule",
-    "feature": "Feature, strongest here first",
+#: How torchvision's ImageNet networks want their pictures; :func:`save_page` assumes it without a card.
+IMAGENET_CARD = {
+    "input_size": 224,
+    "resize": 256,
+    "mean": [255 * m for m in (0.485, 0.456, 0.406)],
+    "scale": [255 * s for s in (0.229, 0.224, 0.225)],
 }
 
-SAYS = (
-    "{title}, {layer}, feature {feature}: its strongest unit answers {value} at row {row}, column {column} "
-    "of the {rows}×{columns} map. The frame is that unit’s receptive field, {height}×{width} of the "
-    "picture’s {side}×{side} pixels; the projection shows what inside the frame made it answer ({rule})."
-)
-SAYS_SILENT = (
-    "{title}, {layer}, feature {feature} is silent: no unit of its {rows}×{columns} map answers to this "
-    "picture, so there is nothing to project."
-)
-
-
-# ------------------------------------------------------------------------------ arrays to pixels
-def colour_map(activation) -> np.ndarray:
-    """Colour one feature map, (H, W) and not negative, as (H, W, 3) uint8: dark is 0, yellow its maximum.
-
-    The book's colours for maps: even steps in lightness, readable by colour-blind eyes and in grey.
-    """
-    values = _array(activation).astype(np.float64)
-    peak = values.max(initial=0.0)
-    shares = np.clip(values / peak, 0, 1) if peak > 0 else np.zeros_like(values)
-    return _map_colours()[np.rint(shares * 255).astype(np.intp)]
-
-
-@cache
-def _map_colours() -> np.ndarray:
-    return np.rint(matplotlib.colormaps[MAPS](np.arange(256))[:, :3] * 255).astype(np.uint8)  # (256, 3)
-
-
-def _array(values) -> np.ndarray:
-    """A tensor of any device and dtype, or an array, as an array."""
-    return values.detach().cpu().float().numpy() if hasattr(values, "detach") else np.asarray(values)
-
-
-def as_webp(pixels: np.ndarray) -> bytes:
-    """Encode (H, W, 3) uint8 as lossless WebP: every pixel comes back as it was."""
-    # Lossless, quality is effort: 100 takes a thousand times as long for 2 % fewer bytes.
-    return _encode(pixels, "WEBP", lossless=True, quality=50, method=4)
-
-
-def as_png(pixels: np.ndarray) -> bytes:
-    """Encode (H, W, 3) uint8 as PNG, the form a reader saves."""
-    return _encode(pixels, "PNG")
-
-
-def _encode(pixels: np.ndarray, form: str, **options) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, form, **options)
-    return stream.getvalue()
-
-
-def data_url(blob: bytes, kind: str = "image/webp") -> str:
-    """Write bytes as a ``data:`` address, so that a page can show them without asking for a file."""
-    return f"data:{kind};base64,{base64.b64encode(blob).decode('ascii')}"
-
-
-def sprite(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """Lay pictures of at most one cell's size on a grid, each in its cell's upper left corner.
-
-    ``rows`` holds rows of (h, w, 3) uint8 pictures; the cell is as high as the highest and as wide
-    as the widest. Empty parts are mid-grey. Returns (rows × cell height, columns × cell width, 3) uint8.
-    """
-    height, width = (max(p.shape[axis] for row in rows for p in row) for axis in (0, 1))
-    sheet = np.full((len(rows) * height, max(map(len, rows)) * width, 3), MID_GREY, np.uint8)
-    for r, row in enumerate(rows):
-        for c, picture in enumerate(row):
-            h, w = picture.shape[:2]
-            sheet[r * height : r * height + h, c * width : c * width + w] = picture
-    return sheet
-
-
-# ------------------------------------------------------------------------------ what one choice shows
-@dataclass(frozen=True)
-class Field:
-    """A receptive field inside its picture, in pixels; ``bottom`` and ``right`` are the first beyond it."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-    @classmethod
-    def of(cls, geometry, unit: tuple[int, int], side: int) -> Field:
-        """The field of ``unit`` = (y, x), clipped to a square picture of ``side`` pixels.
-
-        ``geometry`` has ``receptive_field``, ``stride`` and ``offset`` in pixels (``zfcore.trace``).
-        """
-        corners = [geometry.offset + u * geometry.stride for u in unit]
-        (top, left), (bottom, right) = (
-            [min(max(c + reach, 0), side) for c in corners] for reach in (0, geometry.receptive_field)
-        )
-        return cls(top, left, bottom, right)
-
-    def cut(self, picture: np.ndarray) -> np.ndarray:
-        """This part of (H, W, 3)."""
-        return picture[self.top : self.bottom, self.left : self.right]
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One choice of photograph, layer, feature and rule, as pixels ready to show.
-
-    ``photograph`` is the name it goes by, ``title`` what a reader calls it; ``layer`` the reader's
-    name and ``path`` the module's. ``value`` is the strongest unit's activation, ``unit`` its (y, x)
-    in the map. ``square`` and ``projection`` are (S, S, 3), ``map`` is (h, w, 3), all uint8.
-    """
-
-    photograph: str
-    title: str
-    layer: str
-    path: str
-    feature: int
-    rule: str
-    value: float
-    unit: tuple[int, int]
-    field: Field
-    square: np.ndarray
-    map: np.ndarray
-    projection: np.ndarray
-
-    def panels(self) -> dict[str, np.ndarray]:
-        """The five pictures of this frame in reading order, each (h, w, 3) uint8."""
-        return {
-            "photograph": self.square,
-            "projection": self.projection,
-            "map": self.map,
-            "patch": self.field.cut(self.square),
-            "closeup": self.field.cut(self.projection),
-        }
-
-    def says(self) -> str:
-        """What the frame shows, in words: the text alternative and the line under the pictures."""
-        template = SAYS if self.value > 0 else SAYS_SILENT
-        return template.format(
-            title=self.title,
-            layer=self.layer,
-            feature=self.feature,
-            value=f"{self.value:.3g}",
-            row=self.unit[0],
-            column=self.unit[1],
-            rows=self.map.shape[0],
-            columns=self.map.shape[1],
-            height=self.field.bottom - self.field.top,
-            width=self.field.right - self.field.left,
-            side=self.square.shape[0],
-            rule=RULES[self.rule],
-        )
-
-    def file_name(self) -> str:
-        """A name for this frame saved as a picture."""
-        words = f"{self.photograph} {self.layer} feature {self.feature} {self.rule}"
-        return "".join(c if c.isalnum() or c in ".-" else "-" for c in words) + ".png"
-
-
-def contact_sheet(frame: Frame, side: int = 448, gap: int = 16) -> np.ndarray:
-    """The five pictures of a frame beside one another, each ``side`` pixels, for saving.
-
-    Small pictures keep their cells; the receptive field is framed. (side, …, 3) uint8 on white.
-    """
-    sheet = Image.new("RGB", (5 * side + 4 * gap, side), "white")
-    for n, (name, pixels) in enumerate(frame.panels().items()):
-        h, w = pixels.shape[:2]
-        scale = side / max(h, w)
-        size = (max(1, round(w * scale)), max(1, round(h * scale)))
-        enlarged = Image.fromarray(np.ascontiguousarray(pixels)).resize(
-            size, Image.Resampling.NEAREST if max(h, w) < CRISP_BELOW else Image.Resampling.BICUBIC
-        )
-        cell = Image.new("RGB", (side, side), (MID_GREY,) * 3)
-        cell.paste(enlarged, ((side - size[0]) // 2, (side - size[1]) // 2))
-        if name in ("photograph", "projection"):
-            _outline(cell, [round(edge * scale) for edge in _edges(frame.field)])
-        sheet.paste(cell, (n * (side + gap), 0))
-    return np.asarray(sheet)
-
-
-def _edges(field: Field) -> tuple[int, int, int, int]:
-    return field.left, field.top, field.right, field.bottom
-
-
-def _outline(picture: Image.Image, edges: Sequence[int]) -> None:
-    """The book's frame colour on a black casing: one of them shows on any photograph."""
-    draw = ImageDraw.Draw(picture)
-    left, top, right, bottom = edges
-    draw.rectangle((left, top, right - 1, bottom - 1), outline="black", width=6)
-    draw.rectangle((left + 2, top + 2, right - 3, bottom - 3), outline=FRAME, width=2)
-
-
-# ------------------------------------------------------------------------------ pixels to HTML
-@dataclass(frozen=True)
-class Subject:
-    """A photograph as a page tells of it: its names, its text alternative, its source, what the network says.
-
-    ``python`` is the expression that gives its pixels; ``guesses`` are the network's best labels as
-    (words, probability, is it the photograph's own label).
-    """
-
-    name: str
-    title: str
-    alt: str
-    credit: str
-    python: str
-    guesses: tuple[tuple[str, float, bool], ...] = ()
-
-
-PANELS = {  # name -> caption; {feature} and {layer} are filled in
-    "photograph": "what the network sees",
-    "projection": "projection of one unit",
-    "map": "map of feature {feature}",
-    "patch": "inside the frame",
-    "closeup": "its projection, enlarged",
+WORDS = view.WORDS | {
+    "hint": "Drop or paste a picture of your own anywhere here. It never leaves this computer.",
+    "begin": "The network can run right here, on these photographs and on your own. The first click loads "
+    "it: {size}.",
+    "absent": "This page came without its network: only its first picture can be shown.",
+    "loading": "Loading the network …",
+    "starting": "Starting the network …",
+    "reading": "Reading your picture …",
+    "cell": "{layer}, feature {feature}, answers {value}",
+    "guesses": "what the network takes it for",
+    "unjudged": "The network is here without its classifier, so it names nothing.",
+    "right": "(right)",
+    "yours": "your picture {name}",
+    "private": "Your own picture; it stays on this computer.",
+    "nofile": "What was dropped is no file; drop a picture file, or save the picture first.",
+    "nocamera": "The camera is not available: {problem}",
+    "saved": "Saved as {file}.",
+    "copied": "Copied.",
 }
 
 
-def picture_html(frame: Frame, subject: Subject) -> str:
-    """The pictures of one frame with their captions, the network's guesses and the line in words.
+# ------------------------------------------------------------------------------ a frame as HTML
+def picture_html(viewer: Viewer, frame: Frame, controls: str | None = None) -> str:
+    """A frame with its captions, the network's guesses, every layer's strongest maps, and the line in words.
 
-    The same markup serves the live explorer, the published page before its script is alive, and print.
+    The same markup serves Lab, the page before its script is alive, and print. ``controls`` go below the map;
+    None (in Lab, where widgets are the controls) also makes the small maps mere pictures.
     """
-    figures = "".join(_figure_html(name, pixels, frame, subject) for name, pixels in frame.panels().items())
+    live = controls is not None
+    panels, captions = frame.panels(), frame.captions()
+    figures = {name: _figure_html(name, panels[name], captions[name], frame, live) for name in panels}
+    closeups = "".join(html for name, html in figures.items() if name not in ("photograph", "map"))
+    rows = "".join(_layer_html(frame, name, path, live) for name, path in viewer.layers.items())
+    role = "radiogroup" if live else "group"
     return (
-        '<div class="zf-picture"><div class="zf-panels">'
-        f'{figures}<div class="zf-panel zf-guesses"><p>{_guesses_title(subject)}</p>'
-        f"<ol>{_guesses_html(subject)}</ol></div></div>"
-        f'<p class="zf-says" aria-live="polite">{escape(frame.says())}</p>'
-        f'<p class="zf-credit">{escape(subject.credit)}</p></div>'
+        f'<div class="zf-picture"><div class="zf-board"><div>{figures["photograph"]}{figures["map"]}</div>'
+        f'<div><div class="zf-guesses"><p>{WORDS["guesses" if viewer.classifier else "unjudged"]}</p>'
+        f"<ol>{_guesses_html(frame.seen.guesses)}</ol></div>"
+        f'<div class="zf-layers" role="{role}" aria-label="The strongest features of each layer">{rows}</div>'
+        f'<div class="zf-unit">{controls or ""}</div>'
+        f'<div class="zf-words"><p class="zf-says" aria-live="polite">{escape(frame.says())}</p>'
+        f'<p class="zf-credit">{escape(frame.seen.subject.credit)}</p></div></div></div>'
+        f'<div class="zf-closeups">{closeups}</div></div>'
     )
 
 
-def _figure_html(name: str, pixels: np.ndarray, frame: Frame, subject: Subject) -> str:
+def _figure_html(name: str, pixels: np.ndarray, caption: str, frame: Frame, live: bool) -> str:
     height, width = pixels.shape[:2]
-    if name in ("photograph", "projection"):
-        left, top, right, bottom = _edges(frame.field)
-        mark = _mark_html(width, height, (left, top, right - left, bottom - top), frame.value > 0)
+    mark, small, alt = "", "", caption
+    image = data_url(as_webp(pixels))
+    if name == "photograph":
+        image, alt = data_url(as_webp(pixels, 80)), frame.seen.subject.alt
+        field = frame.field
+        box = (field.left, field.top, field.right - field.left, field.bottom - field.top)
+        mark = _mark_html(frame.seen.square.shape[0], box)
     elif name == "map":
-        mark = _mark_html(width, height, (frame.unit[1], frame.unit[0], 1, 1), frame.value > 0)
+        longest, (y, x) = max(height, width), frame.unit
+        mark = _mark_html(longest, (x + (longest - width) / 2, y + (longest - height) / 2, 1, 1))
+        small = f" <small>{escape(frame.path)}</small>"
+    stage = f'<img src="{image}" alt="{escape(alt)}" class="{_pixels_class(pixels)}">{mark}'
+    if name == "map" and live:
+        words = "Choose a unit of the map: click, or use the arrow keys"
+        stage = (
+            f'<button type="button" class="zf-stage" data-do="unit" title="{words}" disabled>{stage}</button>'
+        )
     else:
-        mark = ""
-    alt = subject.alt if name == "photograph" else _caption(name, frame)
-    crisp = " zf-crisp" if max(height, width) < CRISP_BELOW else ""
-    small = f" <small>{escape(frame.path)}</small>" if name == "map" else ""
+        stage = f'<span class="zf-stage">{stage}</span>'
     return (
-        f'<figure class="zf-panel" data-panel="{name}"><span class="zf-stage">'
-        f'<img src="{data_url(as_webp(pixels))}" alt="{escape(alt)}" class="zf-pixels{crisp}">{mark}</span>'
-        f"<figcaption><span>{escape(_caption(name, frame))}</span>{small}</figcaption></figure>"
+        f'<figure class="zf-panel" data-panel="{name}">{stage}'
+        f"<figcaption><span>{escape(caption)}</span>{small}</figcaption></figure>"
     )
 
 
-def _mark_html(width: int, height: int, box: tuple[int, int, int, int], visible: bool) -> str:
+def _pixels_class(pixels: np.ndarray) -> str:
+    return "zf-pixels zf-crisp" if max(pixels.shape[:2]) < CRISP_BELOW else "zf-pixels"
+
+
+def _mark_html(side: int, box: tuple[float, float, float, float]) -> str:
     """A frame around ``box`` = (x, y, width, height) over a picture, in lines that do not grow with it."""
     shape = " ".join(
         f'{key}="{value}"' for key, value in zip(("x", "y", "width", "height"), box, strict=True)
     )
     return (
-        f'<svg viewBox="0 0 {width} {height}" aria-hidden="true"{"" if visible else " hidden"}>'
+        f'<svg viewBox="0 0 {side} {side}" aria-hidden="true">'
         f'<rect class="zf-casing" {shape}/><rect class="zf-line" {shape}/></svg>'
     )
 
 
-def _caption(name: str, frame: Frame) -> str:
-    return PANELS[name].format(feature=frame.feature)
+def _layer_html(frame: Frame, name: str, path: str, live: bool) -> str:
+    """The strongest maps of one layer as small pictures, the chosen one marked."""
+    cells = []
+    for feature in frame.seen.strongest(path, STRONGEST):
+        activation = frame.seen.maps[path][feature]
+        words = WORDS["cell"].format(layer=name, feature=feature, value=f"{activation.max():.3g}")
+        pixels = colour_map(activation)
+        image = (
+            f'<img src="{data_url(as_webp(pixels))}" alt="{escape(words)}" class="{_pixels_class(pixels)}">'
+        )
+        chosen = (path, feature) == (frame.path, frame.feature)
+        if live:
+            cells.append(
+                f'<button type="button" class="zf-cell" role="radio" aria-checked="{str(chosen).lower()}" '
+                f'tabindex="{0 if chosen else -1}" data-path="{escape(path)}" data-feature="{feature}" '
+                f"disabled>{image}</button>"
+            )
+        else:
+            cells.append(f'<span class="zf-cell{" zf-chosen" if chosen else ""}">{image}</span>')
+    return f'<div class="zf-layer"><span>{escape(name)}</span>{"".join(cells)}</div>'
 
 
-def _guesses_title(subject: Subject) -> str:
-    return "what the network takes it for" if subject.guesses else ""
-
-
-def _guesses_html(subject: Subject) -> str:
+def _guesses_html(guesses: Sequence[tuple[str, float, bool]]) -> str:
     return "".join(
-        f"<li{' class=zf-own' if own else ''}><span>{escape(words)}{' (right)' if own else ''}</span>"
+        f"<li{' class=zf-own' if own else ''}>"
+        f"<span>{escape(words)}{' ' + WORDS['right'] if own else ''}</span>"
         f' <b>{_percent(probability)}</b><i style="inline-size:{100 * probability:.1f}%"></i></li>'
-        for words, probability, own in subject.guesses
+        for words, probability, own in guesses
     )
 
 
@@ -330,142 +184,366 @@ def _percent(probability: float) -> str:
 
 def style_html() -> str:
     """The explorer's style sheet (``web/explorer.css``) as an element."""
-    return f"<style>{_web('explorer.css')}</style>"
+    return f"<style>{(WEB / 'explorer.css').read_text(encoding='utf-8')}</style>"
 
 
-@cache
-def _web(name: str) -> str:
-    return (WEB / name).read_text(encoding="utf-8")
+def script() -> str:
+    """The explorers' scripts (``web/*.js``) as one, with no name left outside."""
+    sources = "\n".join((WEB / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    return f'(() => {{\n"use strict";\n{sources}}})();\n'
 
 
-def photo_explorer_html(
-    frames: Mapping[tuple[str, str, str], Sequence[Frame]],
-    subjects: Sequence[Subject],
+def explorer_html(
+    viewer: Viewer,
+    pictures: Mapping[str, Picture],
+    start: Frame,
     snippet: str,
-    start: Frame | None = None,
+    source: Mapping | None = None,
 ) -> str:
-    """The photograph explorer as one piece of HTML that needs no kernel and no network.
+    """The photograph explorer as one piece of HTML, alive where :func:`script` and its assets are at hand.
 
     Parameters
     ----------
-    frames
-        (photograph, layer, rule) → the frames of that choice, strongest feature first; every
-        photograph has every layer and rule, and the features are the same under every rule.
-    subjects
-        The photographs, in the order in which they are offered.
-    snippet
-        Python that makes a picture again, with fields to fill: ``{pixels}``, ``{path}``, ``{feature}``,
-        ``{rule}``.
-
+    viewer
+        The network.
+    pictures
+        Name → picture, in the order in which they are offered.
     start
-        The frame, one of ``frames``, that it opens with; default: the very first.
+        The frame that it opens with.
+    snippet
+        Python that makes a projection again, with fields to fill: ``{pixels}``, ``{path}``, ``{feature}``,
+        ``{row}``, ``{column}``.
+    source
+        Where the book's build finds the network (:func:`source`), which then lies beside the pages and is
+        loaded by the first click; None: it goes into this very piece of HTML, and starts by itself.
 
     Returns
     -------
     str
-        A ``<div class="zf-explorer">`` with its style, pictures and script inside; ``data-on`` is
-        set on it when its controls live. It has no ids, so a page may hold any number of them.
+        A ``<div class="zf-explorer">`` with its style and pictures inside; ``data-on`` is set on it when its
+        controls live. It has no ids, so a page may hold any number of them.
+    """
+    labels = viewer.card.get("labels") if viewer.classifier else None
+    network, inside = (source["network"], "") if source else _network_inside(viewer)
+    state = {
+        "network": network,
+        "source": source,
+        "begin": source is None,
+        "layers": [{"name": name, "path": path} for name, path in viewer.layers.items()],
+        "rules": RULES,
+        "words": WORDS,
+        "snippet": snippet,
+        "colours": base64.b64encode(view.map_colours().tobytes()).decode("ascii"),
+        "style": {"grey": MID_GREY, "crispBelow": CRISP_BELOW, "frame": FRAME},
+        "photographs": [_photograph_state(name, picture, viewer) for name, picture in pictures.items()],
+        "start": {
+            "photograph": start.seen.subject.name,
+            "path": start.path,
+            "feature": start.feature,
+            "unit": start.unit,
+        },
+    }
+    thumbs = "".join(
+        _thumb_html(Subject.of(name, picture), picture, viewer, name == start.seen.subject.name)
+        for name, picture in pictures.items()
+    )
+    return (
+        f'<div class="zf-explorer" role="group" aria-label="Photograph explorer">{style_html()}'
+        '<div class="zf-begin"><p class="zf-size"></p>'
+        '<button type="button" data-do="load" disabled>Start the network</button></div>'
+        f'<div class="zf-photographs" role="group" aria-label="Photographs">{thumbs}'
+        '<span class="zf-own-picture"><label class="zf-button">Your own<input type="file" accept="image/*" '
+        'disabled></label><button type="button" data-do="camera" hidden disabled>Camera</button></span></div>'
+        f'<p class="zf-status" role="status">{WORDS["hint"]}</p>'
+        '<progress hidden aria-label="Loading"></progress>'
+        f"{picture_html(viewer, start, _unit_controls(start))}"
+        '<div class="zf-take"><button type="button" data-do="picture" disabled>Save the picture</button>'
+        '<button type="button" data-do="python" disabled>Copy the Python that makes it</button></div>'
+        f"{_known_html(labels)}"
+        '<dialog><form method="dialog"><video muted playsinline></video><button value="take">Take the picture'
+        '</button><button value="">Close</button></form></dialog>'
+        f'{inside}<script type="application/json" class="zf-state">{_json(state)}</script></div>'
+    )
+
+
+def _photograph_state(name: str, picture: Picture, viewer: Viewer) -> dict:
+    square = squares([picture], viewer.card)[0]
+    return vars(Subject.of(name, picture)) | {"square": data_url(as_webp(square))}
+
+
+def _thumb_html(subject: Subject, picture: Picture, viewer: Viewer, chosen: bool) -> str:
+    small = data_url(as_webp(view.close_view(decode(picture), viewer.card), 80))
+    return (
+        f'<button type="button" data-photograph="{escape(subject.name)}" title="{escape(subject.title)}" '
+        f'aria-pressed="{str(chosen).lower()}" disabled>'
+        f'<img src="{small}" alt="{escape(subject.alt)}"></button>'
+    )
+
+
+def _unit_controls(frame: Frame) -> str:
+    features, rows, columns = frame.seen.maps[frame.path].shape
+    numbers = (
+        ("feature", "Feature", frame.feature, features),
+        ("row", "Row", frame.unit[0], rows),
+        ("column", "Column", frame.unit[1], columns),
+    )
+    inputs = "".join(
+        f'<label>{label}<input type="number" inputmode="numeric" data-choice="{name}" min="0" '
+        f'max="{count - 1}" value="{value}" disabled autocomplete="off"></label>'
+        for name, label, value, count in numbers
+    )
+    return f'{inputs}<button type="button" data-do="strongest" disabled>Strongest unit</button>'
+
+
+def _known_html(labels: Sequence[str] | None) -> str:
+    if not labels:
+        return ""
+    items = "".join(f"<li>{escape(label)}</li>" for label in sorted(labels, key=str.casefold))
+    return (
+        f'<details class="zf-known"><summary>The {len(labels)} things this network knows</summary>'
+        f"<ul>{items}</ul></details>"
+    )
+
+
+def _json(value: object) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _network_inside(viewer: Viewer) -> tuple[str, str]:
+    """The name of a network's asset, and the asset as HTML."""
+    packed, rounding = network_pack(viewer)
+    name = f"own-{hashlib.sha256(packed).hexdigest()[:12]}"
+    note = f"The weights are rounded to half precision, by at most {rounding:.1g} of a tensor’s largest."
+    told = f'<p class="zf-credit">{note}</p>' if rounding else ""
+    return name, told + scripts_html({name: asset(name, packed)})
+
+
+STATE = re.compile(r'<script type="application/json" class="zf-state">(.*?)</script>', re.DOTALL)
+
+
+def states(html: str) -> list[dict]:
+    """The constants of every explorer in a page."""
+    return [json.loads(found) for found in STATE.findall(html)]
+
+
+# ------------------------------------------------------------------------------ networks as scripts
+def pack(files: Mapping[str, bytes]) -> bytes:
+    """Files → gzip of: length of the index (uint32, little endian), index (JSON), the files end to end.
+
+    The index holds ``[name, offset, length, planes]``. Weights are stored in 4 planes (every number's first
+    byte, then every second byte, …), which gzip makes smaller; nothing is lost. The same files give the
+    same bytes.
+    """
+    index, stored = [], []
+    for name, blob in files.items():
+        planes = 4 if name == WEIGHTS and len(blob) % 4 == 0 else 1
+        index.append([name, sum(map(len, stored)), len(blob), planes])
+        stored.append(np.frombuffer(blob, np.uint8).reshape(-1, planes).T.tobytes())
+    head = json.dumps(index).encode()
+    return gzip.compress(b"".join([len(head).to_bytes(4, "little"), head, *stored]), 6, mtime=0)
+
+
+def asset(name: str, packed: bytes) -> dict[str, str]:
+    """A pack as scripts, file name → text: the pieces first, each leaving its base64 where the page looks."""
+    chunks = [packed[at : at + PIECE] for at in range(0, len(packed), PIECE)]
+    return {
+        f"{name}.{n}.js": f"zfcore.parts[{json.dumps(f'{name}.{n}.js')}]="
+        f'"{base64.b64encode(chunk).decode("ascii")}";\n'
+        for n, chunk in enumerate(chunks)
+    }
+
+
+def assets_script(assets: Mapping[str, Mapping[str, str]]) -> str:
+    """The script that tells a page which assets there are, of which files, and how large."""
+    listing = {
+        name: {"bytes": sum(map(len, scripts.values())), "files": list(scripts)}
+        for name, scripts in assets.items()
+    }
+    return (
+        "globalThis.zfcore ??= {parts: {}, assets: {}};\n"
+        f"Object.assign(globalThis.zfcore.assets, {_json(listing)});\n"
+    )
+
+
+def scripts_html(assets: Mapping[str, Mapping[str, str]]) -> str:
+    """Assets inside a page: the listing, then every piece, each in an element of its own."""
+    texts = [assets_script(assets), *(text for scripts in assets.values() for text in scripts.values())]
+    return "".join(f"<script>{text}</script>\n" for text in texts)
+
+
+def fits(model: nn.Module) -> bool:
+    """Whether a network is small enough for a page: with the runtime, 25 MB at most."""
+    return sum(parameter.numel() for parameter in model.parameters()) <= LARGEST
+
+
+def source(viewer: Viewer, weights: str | None) -> dict | None:
+    """Where the book's build finds a network and what to make of it, and the name of the asset made of it.
+
+    ``weights`` is its name for :func:`zfcore.model.load`. None for a network that does not ship with the
+    package.
+    """
+    card = models.WEIGHTS / f"{weights}.json"
+    if not card.exists() or json.loads(card.read_text("utf-8"))["sha256"] != viewer.card.get("sha256"):
+        return None
+    found = {
+        "weights": weights,
+        "sha256": viewer.card["sha256"],
+        "layers": viewer.layers,
+        "classifier": viewer.classifier,
+    }
+    return found | {"network": f"{weights}-{hashlib.sha256(_json(found).encode()).hexdigest()[:12]}"}
+
+
+@cache
+def runtime_pack() -> bytes:
+    """ONNX Runtime Web, as :func:`pack` gives it.
+
+    Raises ``FileNotFoundError`` where the package was installed from source without its set-up.
+    """
+    absent = [name for name in RUNTIME_FILES if not (WEB / name).exists()]
+    if absent:
+        raise FileNotFoundError(
+            f"{WEB} lacks {', '.join(absent)}: the page's runtime, which a wheel of zfcore brings along. In "
+            "a checkout, `make book` or `npm ci --ignore-scripts && npm run runtime` puts it there"
+        )
+    return pack({name: (WEB / name).read_bytes() for name in RUNTIME_FILES})
+
+
+def network_pack(viewer: Viewer) -> tuple[bytes, float]:
+    """The exported network with its card, as :func:`pack` gives it, its weights in half precision.
+
+    Also gives the largest change of a weight by half precision, as a share of its tensor's largest: 0 for
+    weights that are half precision already, as those that ship with the package.
+    """
+    model, rounding = _halved(viewer.model)
+    card = {
+        key: viewer.card[key] for key in ("resize", "input_size", "labels", "classes") if key in viewer.card
+    }
+    scale = viewer.card["scale"]
+    card["scale"] = scale.flatten().tolist() if isinstance(scale, Tensor) else scale
+    mean = centre_crop(viewer.card["mean"], viewer.side).contiguous()
+    with tempfile.TemporaryDirectory() as folder:
+        # In float32, which the page computes in: a graph that casts its weights does so in every run.
+        export_onnx(model, viewer.side, viewer.layers.values(), folder, logits=viewer.classifier)
+        files = {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
+    return pack({"card.json": json.dumps(card).encode(), "mean": mean.numpy().tobytes(), **files}), rounding
+
+
+def _halved(model: nn.Module) -> tuple[nn.Module, float]:
+    """A float32 copy on the CPU, its parameters rounded to half precision, and how far that took them."""
+    model, rounding = copy.deepcopy(model).cpu().float(), 0.0
+    for name, parameter in model.named_parameters():
+        values = parameter.data
+        largest = values.abs().max().item() if values.numel() else 0.0
+        if not largest <= torch.finfo(torch.float16).max:
+            raise ValueError(
+                f"{name!r} has a weight of {largest:.3g}, beyond half precision; scale it down first"
+            )
+        parameter.data = values.half().float()
+        if largest:
+            rounding = max(rounding, (parameter.data - values).abs().max().item() / largest)
+    return model, rounding
+
+
+# ------------------------------------------------------------------------------ a page of one's own network
+SNIPPET = """\
+from zfcore.data import photographs, to_input
+from zfcore.deconvnet import Deconvnet
+{load}
+picture = to_input([{{pixels}}], card)
+net = Deconvnet(network)
+projection = net.project(picture, "{{path}}", {{feature}}, ({{row}}, {{column}}))  # or rule="gradient"
+"""
+LOAD = 'from zfcore.model import load\nnetwork, card = load("{weights}")'
+LOAD_YOURS = "from my_project import network, card  # your own network, and how it wants its pictures"
+
+
+def snippet(weights: str | None) -> str:
+    """Python that makes a projection again; ``weights`` is their name for :func:`zfcore.model.load`."""
+    return SNIPPET.format(load=LOAD.format(weights=weights) if weights else LOAD_YOURS)
+
+
+def save_page(
+    model: nn.Module,
+    pictures: Mapping[str, Picture] | Iterable[Picture],
+    path: str | os.PathLike,
+    layers: Mapping[str, str] | Iterable[str] | None = None,
+    card: Mapping | None = None,
+    labels: Sequence[str] | None = None,
+    features_only: bool = False,
+) -> Path:
+    """Write one HTML file in which anyone explores this network: no Python, no installation, no connection.
+
+    The file holds the network and its deconvnet (weights in half precision), the runtime, the pictures and
+    the photograph explorer; readers may also drop pictures of their own.
+
+    Parameters
+    ----------
+    model
+        Any network in eval mode, (N, 3, S, S) → (N, classes), that :func:`zfcore.export.export_onnx` takes.
+    pictures
+        Name → picture, or pictures: files, PIL images, arrays (H, W, 3) uint8, photographs.
+    path
+        Of the file; a missing folder is made.
+    layers, card
+        As for :class:`zfcore.view.Viewer`. Without a card, :data:`IMAGENET_CARD`, which torchvision's
+        networks want.
+    labels
+        What the classes are called, in the order of the logits. Default: the card's, else their numbers.
+    features_only
+        Leave out what follows the last of ``layers``: a classifier may be most of a network's weights.
+
+    Returns
+    -------
+    Path
+        The file.
 
     Raises
     ------
     ValueError
-        A photograph without frames for some layer and rule, or a ``start`` that is not among the frames.
+        No pictures, or one that cannot be decoded; a network that cannot be traced, undone or written in
+        ONNX (the message names the node); labels that do not fit.
+    OSError
+        The file cannot be written.
     """
-    layers = list(dict.fromkeys(layer for _, layer, _ in frames))
-    rules = list(dict.fromkeys(rule for _, _, rule in frames))
-    for choice in product([s.name for s in subjects], layers, rules):
-        if not frames.get(choice):
-            raise ValueError(f"no frames for {choice}; give every photograph every layer and rule")
-    start = start or frames[subjects[0].name, layers[0], rules[0]][0]
-    if not any(f is start for f in frames.get((start.photograph, start.layer, start.rule), ())):
-        raise ValueError(f"the explorer cannot start with {start.file_name()}: it is not among the frames")
-    squares = [frames[s.name, layers[0], rules[0]][0].square for s in subjects]
-    state = {
-        "side": start.square.shape[0],
-        "grey": MID_GREY,
-        "crispBelow": CRISP_BELOW,
-        "says": [SAYS, SAYS_SILENT],
-        "snippet": snippet,
-        "captions": PANELS,
-        "rules": [[rule, RULES[rule]] for rule in rules],
-        "subjects": [
-            {
-                "name": s.name,
-                "title": s.title,
-                "alt": s.alt,
-                "credit": s.credit,
-                "python": s.python,
-                "guesses": _guesses_html(s),
-            }
-            for s in subjects
-        ],
-        "photographs": data_url(as_webp(sprite([squares]))),
-        "layers": [_layer_state(layer, frames, subjects, rules) for layer in layers],
-    }
-    here = frames[start.photograph, start.layer, start.rule]
-    chosen = {
-        "photograph": ([(s.name, s.title) for s in subjects], start.photograph),
-        "layer": ([(layer, layer) for layer in layers], start.layer),
-        "rule": ([(rule, RULES[rule]) for rule in rules], start.rule),
-        "feature": ([(str(f.feature), feature_words(f.feature, f.value)) for f in here], str(start.feature)),
-    }
-    menus = {choice: _menu(choice, *options) for choice, options in chosen.items()}
-    return (
-        f'<div class="zf-explorer" role="group" aria-label="Photograph explorer">{style_html()}'
-        f'<div class="zf-controls">{menus["photograph"]}{menus["layer"]}{menus["rule"]}</div>'
-        f'<div class="zf-controls">{menus["feature"]}'
-        '<button type="button" data-step="-1" disabled>Previous</button>'
-        '<button type="button" data-step="1" disabled>Next</button></div>'
-        f"{picture_html(start, next(s for s in subjects if s.name == start.photograph))}"
-        '<div class="zf-take"><button type="button" data-take="picture" disabled>Save the picture</button>'
-        '<button type="button" data-take="python" disabled>Copy the Python that makes it</button>'
-        '<span class="zf-done" role="status"></span></div>'
-        f'<script type="application/json">{_json(state)}</script>'
-        f"<script>{_web('explorer.js')}</script></div>"
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path} is a folder; give the name of a file, such as {path / 'report.html'}"
+        )
+    if not isinstance(pictures, Mapping):
+        pictures = {_picture_name(picture, n): picture for n, picture in enumerate(pictures, 1)}
+    if not pictures:
+        raise ValueError("there are no pictures to explore; give at least one")
+    card = dict(IMAGENET_CARD if card is None else card) | ({"labels": list(labels)} if labels else {})
+    viewer = Viewer(model, card, layers, classifier=not features_only)
+    start = viewer.first(viewer.look(*next(iter(pictures.items()))))
+    name = getattr(getattr(model, "architecture", None), "name", type(model).__name__)
+    text = Template((WEB / "report.html").read_text(encoding="utf-8")).substitute(
+        title=escape(f"Inside {name}"),
+        about=escape(_about(viewer)),
+        explorer=explorer_html(viewer, pictures, start, snippet(None)),
+        runtime=scripts_html({RUNTIME: asset(RUNTIME, runtime_pack())}),
+        script=script(),
     )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
-def feature_words(feature: int, value: float) -> str:
-    """How a list of features names one: its number and how strongly it answers."""
-    return f"feature {feature}, answers {value:.3g}"
+def _picture_name(picture: Picture, number: int) -> str:
+    if isinstance(picture, str | os.PathLike):
+        return Path(picture).name
+    return getattr(picture, "name", None) or f"picture {number}"
 
 
-def _layer_state(layer: str, frames: Mapping, subjects: Sequence[Subject], rules: Sequence[str]) -> dict:
-    """A layer as the page's script needs it: its sprites, and the numbers of each of its frames."""
-    chosen = [frames[s.name, layer, rules[0]] for s in subjects]  # rows of frames under the first rule
-    maps = sprite([[f.map for f in row] for row in chosen])
-    columns = [[f for rule in rules for f in frames[s.name, layer, rule]] for s in subjects]
-    closeups = sprite([[f.panels()["closeup"] for f in row] for row in columns])
-    return {
-        "name": layer,
-        "path": chosen[0][0].path,
-        "grid": list(chosen[0][0].map.shape[:2]),
-        "cell": [closeups.shape[0] // len(columns), closeups.shape[1] // max(map(len, columns))],
-        "maps": data_url(as_webp(maps)),
-        "closeups": data_url(as_webp(closeups)),
-        "frames": [[_numbers(f) for f in row] for row in chosen],
-    }
-
-
-def _numbers(frame: Frame) -> list:
-    """One frame as the page's script reads it (``Numbers`` there)."""
-    words = feature_words(frame.feature, frame.value)
-    silent = frame.value <= 0
-    return [frame.feature, f"{frame.value:.3g}", not silent, *frame.unit, *_edges(frame.field), words]
-
-
-def _menu(choice: str, options: Sequence[tuple[str, str]], selected: str) -> str:
-    """A labelled menu, disabled until the script is there to answer it."""
-    items = "".join(
-        f'<option value="{escape(value)}"{" selected" if value == selected else ""}>{escape(words)}</option>'
-        for value, words in options
-    )
-    return (
-        f'<label class="zf-{choice}">{MENUS[choice]}'
-        f'<select data-choice="{choice}" disabled autocomplete="off">{items}</select></label>'
-    )
-
-
-def _json(state: dict) -> str:
-    """JSON that cannot end the script element it stands in."""
-    return json.dumps(state, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+def _about(viewer: Viewer) -> str:
+    weights = sum(parameter.numel() for parameter in viewer.model.parameters())
+    lines = [
+        f"A network of {weights:,} weights, run in this page on pictures of {viewer.side}×{viewer.side} "
+        "pixels: choose a photograph or drop your own, then a feature and a unit; see what made it answer."
+    ]
+    if not viewer.classifier:
+        lines.append("What follows its last shown layer is left out, so it names nothing.")
+    return " ".join(lines)

@@ -5,8 +5,9 @@ with the executed notebooks is staged, and Jupyter Book builds the stage without
 A chapter is executed again only when something that it depends on has changed: its cells, tags and
 parameters, the package with its weights, the pinned and the installed versions, the data.
 
-The module is also a small Sphinx extension (see ``_config.yml``): it puts MathJax, which ships
-inside a wheel, beside the pages, so that neither way of building asks another host for anything.
+The module is also a small Sphinx extension (see ``_config.yml``): it puts beside the pages MathJax, which
+ships inside a wheel, and what the explorers run on, each network once, exported from its weights; so neither
+way of building asks another host for anything.
 
 Example::
 
@@ -43,6 +44,7 @@ PACKAGE = Path(__file__).parent
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # What tqdm writes: "12%|███ | …" with a known total, "3it [00:01, …" without.
 PROGRESS_BAR = re.compile(r"\d+%\|.*\||\d+\w+ \[\d+:\d\d")
+EXPLORERS = "zfcore"  # the folder under _static that holds what explorers run on; load.js knows it too
 KEPT_RUNS = 4  # executed versions of one chapter: going back to another scale costs nothing
 
 
@@ -387,8 +389,10 @@ def _written(html: Path) -> int | None:
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Sphinx's hook: bring MathJax along with the pages."""
+    """Sphinx's hook: bring along with the pages MathJax, and what their explorers run on."""
     app.connect("builder-inited", _add_mathjax)
+    app.connect("html-page-context", _add_explorer_scripts)
+    app.connect("build-finished", _add_networks)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -400,3 +404,56 @@ def _add_mathjax(app: Any) -> None:
     target = Path(app.outdir) / "_static" / wanted
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(source, target)
+
+
+def _add_explorer_scripts(app: Any, name: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    """Give a page with explorers their scripts; the others stay as light as they are."""
+    if 'class="zf-explorer"' in context.get("body", ""):
+        for script in ("assets.js", "explorer.js"):
+            app.add_js_file(f"{EXPLORERS}/{script}", loading_method="defer")
+
+
+def _add_networks(app: Any, failure: Exception | None) -> None:
+    """Write once what the explorers of all pages run on: scripts, runtime, and the networks they name."""
+    if failure is not None or app.builder.format != "html":
+        return
+    # torch is slow to import, and a book without explorers needs none of it
+    from zfcore import page
+
+    html = Path(app.outdir)
+    states = [
+        state
+        for file in sorted(html.rglob("*.html"))
+        for state in page.states(file.read_text(encoding="utf-8"))
+    ]
+    if not states:
+        return
+    assets = {page.RUNTIME: page.asset(page.RUNTIME, page.runtime_pack())}
+    for source in (state["source"] for state in states):
+        if source and source["network"] not in assets:
+            assets[source["network"]] = _network_asset(source)
+    folder = html / "_static" / EXPLORERS
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    scripts = {"assets.js": page.assets_script(assets), "explorer.js": page.script()}
+    for pieces in (scripts, *assets.values()):
+        for file, text in pieces.items():
+            (folder / file).write_text(text, encoding="utf-8")
+    shutil.copy(page.WEB / "runtime-licence.txt", folder)
+
+
+def _network_asset(source: Mapping[str, Any]) -> dict[str, str]:
+    """The network that an explorer names, as scripts named by their content."""
+    from zfcore.model import load
+    from zfcore.page import asset, network_pack
+    from zfcore.view import Viewer
+
+    name = source["weights"]
+    model, card = load(name)
+    if card["sha256"] != source["sha256"]:
+        raise BookError(
+            f"an explorer was made with weights {name!r} of sha256 {source['sha256'][:12]}, but those here "
+            f"have {card['sha256'][:12]}; build the book again"
+        )
+    packed, _ = network_pack(Viewer(model, card, source["layers"], source["classifier"]))
+    return asset(f"{name}-{hashlib.sha256(packed).hexdigest()[:12]}", packed)

@@ -1,8 +1,9 @@
 r"""The trainer: a loop that knows no model, and two recipes as values with their reasons.
 
 ``PAPER`` is §3 to the letter. ``SMALL`` is what trains the ``-64`` family in an hour or two on a
-laptop. Everything random is a function of (seed, epoch, picture) or (seed, step), so a run that
-was killed goes on from its last checkpoint as if nothing had happened: on a CPU, to the last bit.
+laptop. Everything random (order, crops, mirroring, dropout) is a function of (seed, epoch, picture).
+So a run that was killed goes on from its last checkpoint as if nothing had happened, on a CPU to the
+last bit; and several processes, each with its share of every batch, train the network of one.
 
 Measured: ``zfnet-64`` by ``SMALL`` for 10 epochs of Tiny-ImageNet's 100,000 pictures on 2 CPU cores
 (bfloat16, torch 2.15) runs at 190 pictures a second, an hour and a half; its card states the error.
@@ -18,6 +19,11 @@ Example::
     network = build("zfnet-64", num_classes=len(pictures.classes), width=0.25)
     run = train(network, pictures, patches("val"), SMALL, epochs=2)
     print(run.history[-1]["top1"])
+
+The same from the shell, and on four GPUs::
+
+    zfcore train zfnet-64 --data patches --width 0.25 --epochs 2 --out runs/patches
+    torchrun --nproc-per-node 4 -m zfcore train zfnet --data imagenet --recipe paper --out runs/zfnet
 """
 
 from __future__ import annotations
@@ -32,19 +38,21 @@ import signal
 import threading
 import time
 import zlib
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import safetensors.torch
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from zfcore.data import LabelledPictures, centre_crop, crop_flip, mean_picture
+from zfcore.data import Pictures, batches, centre_crop, crop_flip
 from zfcore.model import initialize_, renormalize_filters_, write_atomically
 
 
@@ -53,7 +61,7 @@ class Recipe:
     """How to train. The defaults are the paper's; each comment says why it is as it is."""
 
     name: str = "paper"
-    batch_size: int = 128  # §3
+    batch_size: int = 128  # §3; of all processes together
     rate: float = 1e-2  # §3
     momentum: float = 0.9  # §3
     nesterov: bool = False
@@ -62,7 +70,8 @@ class Recipe:
     patience: int = 4  # epochs without a better validation error before the rate falls tenfold
     warmup_steps: int = 0
     scale: float = 1.0  # inputs are (pixel - mean) / scale: 1 keeps the paper's [-128, 128]
-    initialization: str = "paper"  # N(0, 0.01^2), §3
+    initialization: str = "paper"  # N(0, 0.01^2), §3; "keep": the weights as they come
+    dropout: float | None = None  # None: as the network was built, 0.5 (§3)
     radius: float | None = 0.1  # filter renormalisation, §3: inputs of this range need it
     clip: float | None = None  # largest gradient norm
     average: float | None = None  # decay of the weights' running mean, every 10 steps; less at the start
@@ -112,7 +121,9 @@ def learning_rate(recipe: Recipe, step: int, steps: int, history: list[dict[str,
     """The rate at ``step`` (from 0) of ``steps``, after a linear warm-up.
 
     ``"cosine"`` falls to 0 at the last step. ``"plateau"`` is a function of the validation errors
-    in ``history``: tenfold down whenever ``patience`` epochs in a row brought no better one (§3).
+    in ``history``: tenfold down whenever ``patience`` epochs in a row brought no better one (§3). From
+    the paper's small weights a network may not move for epochs; that is no plateau, so the count
+    begins when the error has once been a point below the first epoch's.
 
     Raises
     ------
@@ -127,6 +138,7 @@ def learning_rate(recipe: Recipe, step: int, steps: int, history: list[dict[str,
         for row in history:
             waited = 0 if row["top1"] < best else waited + 1
             best = min(best, row["top1"])
+            waited = waited if best < history[0]["top1"] - 1 else 0
             if waited == recipe.patience:
                 drops, waited = drops + 1, 0
         factor = 0.1**drops
@@ -137,43 +149,60 @@ def learning_rate(recipe: Recipe, step: int, steps: int, history: list[dict[str,
 
 def train(
     model: nn.Module,
-    pictures: LabelledPictures,
-    validation: LabelledPictures,
+    pictures: Pictures,
+    validation: Pictures,
     recipe: Recipe = SMALL,
     *,
     input_size: int = 56,
     epochs: int | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    precision: str = "auto",
+    compile: bool = False,
+    workers: int = 0,
     folder: str | os.PathLike | None = None,
     checkpoint_seconds: float = 300,
     progress: bool = True,
-    on_epoch: Callable[[int, nn.Module], None] | None = None,
+    on_epoch: Callable[[Run], None] | None = None,
 ) -> Run:
-    """Train ``model`` from scratch, in place, and leave it with its running-mean weights in eval mode.
+    """Train ``model`` in place, and leave it with its running-mean weights in eval mode.
 
     Ctrl-C and SIGTERM wait for the end of the step, write a checkpoint, and then act as usual.
     The caller's random generators are left as they were.
 
+    Where ``torch.distributed`` is initialised, every process calls this with the same arguments and
+    takes its share of each batch and of the validation pictures. The first one writes, shows the bar
+    and calls ``on_epoch``. The number of processes may change from one start of a run to the next.
+
     Parameters
     ----------
     model
-        Any module (N, 3, input_size, input_size) → (N, classes) logits; its weights are drawn anew.
+        Any module (N, 3, input_size, input_size) → (N, classes) logits. With several processes N
+        may be 0: a last batch need not have a picture for each. What it draws at random outside
+        ``nn.Dropout`` is not repeated by a run that goes on.
     pictures, validation
-        Data in memory; the training pictures move to ``device`` once, as uint8.
+        Data in memory, which move to ``device`` once, as uint8; or packed.
     recipe, epochs, seed
         ``epochs`` overrides the recipe's. Weights, order, crops, mirroring and dropout follow
         from ``seed``.
     input_size
         Side of the crops in pixels, at most the pictures'.
+    precision
+        ``"bf16"`` (autocast: the weights keep their type), ``"float32"`` (no autocast), or
+        ``"auto"``: bf16 where the device is fast at it and the weights are float32.
+    compile
+        Let ``torch.compile`` fuse the module's operations; the first step then takes a minute.
+    workers
+        Processes that decode packed pictures.
     folder
-        Where ``checkpoint.safetensors`` and ``history.csv`` go; a run found there goes on. Without
-        it nothing is written.
+        Where ``checkpoint.safetensors``, ``history.csv`` and ``tensorboard/`` go; a run found there
+        goes on. Without it nothing is written. Every process must see it.
     checkpoint_seconds
         A checkpoint is written after every epoch, and within one after so many seconds.
     on_epoch
-        Called with the number of finished epochs and the network that would be kept; called again
-        for the same epoch if the run was killed before that epoch's checkpoint was whole.
+        Called after every epoch with the run so far, whose model is a copy of what would be kept;
+        called again for the same epoch if the run was killed before that epoch's checkpoint was
+        whole.
 
     Raises
     ------
@@ -182,86 +211,110 @@ def train(
     CheckpointError
         ``folder`` holds a checkpoint that is damaged or belongs to other settings.
     ValueError
-        Pictures smaller than ``input_size``, or an unknown name in the recipe.
+        Pictures smaller than ``input_size``, an unknown name in the recipe, an unknown precision,
+        or a module with a kind of layer that cannot be trained this way (named).
     OSError
         The checkpoint cannot be written (a full disk); the one before it stays whole.
     """
-    device = torch.device(device)
-    side = min(*pictures.pixels.shape[-2:], *validation.pixels.shape[-2:])
+    device, (rank, world) = torch.device(device), _processes()
+    side = min(pictures.side, validation.side)
     if side < input_size:
         raise ValueError(f"the pictures are {side} px but the network wants {input_size} px crops of them")
     epochs = recipe.epochs if epochs is None else epochs
     steps_per_epoch = math.ceil(len(pictures) / recipe.batch_size)
     steps = epochs * steps_per_epoch
-    settings = {"recipe": asdict(recipe), "epochs": epochs, "seed": seed}
-    settings |= {"pictures": len(pictures), "size": input_size}
+    settings = {"recipe": asdict(recipe), "epochs": epochs, "seed": seed, "precision": precision}
+    settings |= {"pictures": pictures.sha256, "size": input_size, "start": None}
     checkpoint = None if folder is None else Path(folder) / "checkpoint.safetensors"
-    low_precision = torch.autocast(device.type, torch.bfloat16) if _has_bf16(device) else nullcontext()
 
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        initialize_(model, recipe.initialization)
+        if recipe.initialization == "keep":
+            settings["start"] = _checksum(model.state_dict())
+        else:
+            initialize_(model, recipe.initialization)
         model.to(device, memory_format=torch.channels_last)
-        mean = mean_picture(pictures.pixels).to(device)
-        pixels, labels = pictures.pixels.to(device), pictures.labels.to(device)
         state = _State(model, recipe, settings)
+        low_precision = _autocast(precision, device, state.dtype)
+        mean, labels = pictures.mean().to(device, state.dtype), pictures.labels.to(device)
         if checkpoint is not None and checkpoint.exists():
             state.read(checkpoint)
+        if _largest(device, state.step, -state.step) != [state.step, -state.step]:
+            raise CheckpointError(
+                f"not every process sees {checkpoint}; give a folder that all of them share"
+            )
+        forward = model if world == 1 else _distributed(model)
+        forward = torch.compile(forward, dynamic=False) if compile else forward
+
         first, position = divmod(state.step, steps_per_epoch)
-        seen = first * len(labels) + position * recipe.batch_size
         bar = tqdm(
-            total=epochs * len(labels), initial=seen, unit="img", unit_scale=True, disable=not progress
+            total=epochs * len(labels),
+            initial=first * len(labels) + position * recipe.batch_size,
+            unit="img",
+            unit_scale=True,
+            disable=not progress or rank > 0,
         )
-        with bar, _Interruption() as interruption:
+        log = _EventLog(None if rank > 0 else folder)
+        with bar, log, _dropout_by_picture(model, recipe.dropout) as masks, _Interruption() as interruption:
             for epoch in range(first, epochs):
                 if position == 0:
                     state.begin_epoch()
                 model.train()
-                order = torch.randperm(len(labels), generator=_generator(seed, epoch)).to(device)
-                for chosen in order.split(recipe.batch_size)[position:]:
+                order = torch.randperm(len(labels), generator=_generator(seed, epoch))
+                todo = order.split(recipe.batch_size)[position:]
+                shares = [batch[rank::world] for batch in todo]
+                decoded = batches(pictures, shares, device, workers)
+                for batch, share, pixels in zip(todo, shares, decoded, strict=True):
                     rate = learning_rate(recipe, state.step, steps, state.history)
+                    chosen = share.to(device, non_blocking=True)
                     x = augment(pixels, mean, chosen, seed, epoch, input_size, recipe.scale)
-                    torch.manual_seed(_mix(seed, state.step))  # so that dropout, too, can be resumed
+                    masks.begin(_hash(chosen, seed, epoch, 3))
                     with low_precision:
-                        loss = F.cross_entropy(model(x).float(), labels[chosen])
-                    state.update(loss, rate, len(chosen))
-                    bar.update(len(chosen))
+                        logits = forward(x)
+                    loss = F.cross_entropy(logits.to(state.dtype), labels[chosen], reduction="sum")
+                    state.update(loss, rate, len(batch))
+                    bar.update(len(batch))
 
-                    ends = state.step % steps_per_epoch == 0
-                    save = not ends and (interruption.signal or state.age() > checkpoint_seconds)
+                    position += 1
+                    ends, save = position == steps_per_epoch, False
+                    if not ends and (world == 1 or state.step % 10 == 0):  # seldom: processes wait for it
+                        save = interruption.agreed(device, state.age() > checkpoint_seconds)
                     if ends or save or state.step % 50 == 0:  # seldom, for it makes a GPU wait
                         state.insist_on_finite(rate, checkpoint)
-                        bar.set_postfix_str(
-                            f"epoch {epoch + 1}, loss {loss.item():.3f}, rate {rate:.2g}", False
-                        )
+                        loss = float(state.epoch_loss) / min(len(labels), position * recipe.batch_size)
+                        bar.set_postfix_str(f"epoch {epoch + 1}, loss {loss:.3f}, rate {rate:.2g}", False)
                     if save:
                         state.write(checkpoint)
                         interruption.act()
 
                 position, kept = 0, state.kept()
-                top1, top5 = _validate(kept, mean, validation, input_size, recipe.scale, low_precision)
-                state.end_epoch(epoch + 1, rate, float(state.epoch_loss) / len(labels), top1, top5)
-                if on_epoch is not None:
-                    on_epoch(epoch + 1, kept)
+                errors = _validate(kept, mean, validation, input_size, recipe.scale, low_precision, workers)
+                state.end_epoch(epoch + 1, rate, float(state.epoch_loss) / len(labels), *errors)
+                log.write(state.history[-1], len(labels))
+                if on_epoch is not None and rank == 0:
+                    on_epoch(Run(kept, mean.float().cpu(), list(state.history)))
                 state.write(checkpoint)
+                interruption.agreed(device)
                 interruption.act()
     model.load_state_dict(state.kept().state_dict())
-    return Run(model.eval(), mean.cpu(), state.history)
+    return Run(model.eval(), mean.float().cpu(), state.history)
 
 
+# ------------------------------------------------------------------------------ what is drawn at random
 def augment(
     pixels: Tensor, mean: Tensor, chosen: Tensor, seed: int, epoch: int, size: int, scale: float
 ) -> Tensor:
-    """Random crops and mirror images of the ``chosen`` pictures, minus the mean, over ``scale``.
+    """Random crops and mirror images of pictures, minus the mean, over ``scale``.
 
     The draw is a function of (seed, epoch, picture): neither batch nor order matters.
-    (P, 3, H, W) uint8 and (N,) indices → (N, 3, size, size) float32, channels last.
+    ``pixels`` (N, 3, H, W) uint8, their indices ``chosen`` (N,) and the mean (3, H, W) →
+    (N, 3, size, size) of the mean's type, channels last.
     """
     height, width = pixels.shape[-2:]
     tops = _hash(chosen, seed, epoch, 0) % (height - size + 1)
     lefts = _hash(chosen, seed, epoch, 1) % (width - size + 1)
     mirrored = _hash(chosen, seed, epoch, 2) % 2 == 1
-    x = crop_flip(pixels[chosen], tops, lefts, mirrored, size).float()
+    x = crop_flip(pixels, tops, lefts, mirrored, size).to(mean.dtype)
     x = (x - crop_flip(mean[None], tops, lefts, mirrored, size)) / scale
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -286,6 +339,60 @@ def _generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(_mix(seed, epoch))
 
 
+class _Masks:
+    """Where one batch's dropout comes from: a random number for each picture, and a count of the calls."""
+
+    def begin(self, pictures: Tensor) -> None:
+        """A batch begins; ``pictures`` (N,) holds 31 random bits for each of its pictures."""
+        self.pictures, self.calls = pictures, 0
+
+    def keep(self, shape: torch.Size, p: float) -> Tensor:
+        """Which of the (N, …) units of the next call are kept, each with probability 1 - ``p``: bool."""
+        units = torch.arange(shape[1:].numel(), device=self.pictures.device)
+        draw = _hash((self.pictures[:, None] << 31) + units, self.calls, 0, 0)  # (N, units)
+        self.calls += 1
+        return (draw >= round(p * 2**31)).view(shape)
+
+
+class _Dropout(nn.Dropout):
+    """Dropout that asks its ``masks``, so that neither the batch nor the number of processes matters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.masks.keep(x.shape, self.p) / (1 - self.p) if self.training else x
+
+
+@contextmanager
+def _dropout_by_picture(model: nn.Module, p: float | None) -> Iterator[_Masks]:
+    """Every ``nn.Dropout`` of ``model`` is a :class:`_Dropout` for a while, of probability ``p`` if given."""
+    every = {name: m for name, m in model.named_modules() if isinstance(m, nn.modules.dropout._DropoutNd)}
+    for name, module in every.items():
+        if type(module) is not nn.Dropout:
+            kind = type(module).__name__
+            raise ValueError(f"{name} is {kind}, whose masks are not drawn by picture; use nn.Dropout")
+    before = [(module, module.p) for module in every.values()]
+    for share in [p] if p is not None else [built for _, built in before]:
+        if not 0 <= share < 1:
+            raise ValueError(f"a dropout of {share}; accepted is 0 ≤ p < 1, the share that is dropped")
+    masks = _Masks()
+    try:
+        for module, built in before:
+            module.__class__, module.masks, module.p = _Dropout, masks, built if p is None else p
+        yield masks
+    finally:
+        for module, built in before:
+            module.__class__, module.p = nn.Dropout, built
+            del module.masks
+
+
+# ------------------------------------------------------------------------------ devices and processes
+def _autocast(precision: str, device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """Autocast to bfloat16 where it is asked for, or is fast."""
+    if precision not in ("auto", "bf16", "float32"):
+        raise ValueError(f"unknown precision {precision!r}; known: auto, bf16, float32")
+    auto = precision == "auto" and dtype == torch.float32 and _has_bf16(device)
+    return torch.autocast(device.type, torch.bfloat16) if auto or precision == "bf16" else nullcontext()
+
+
 def _has_bf16(device: torch.device) -> bool:
     """Whether bfloat16 is fast there; a CPU without the instructions has it too, but slowly."""
     if device.type == "cuda":
@@ -294,20 +401,50 @@ def _has_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(capabilities.get("avx512_bf16"))
 
 
+def _processes() -> tuple[int, int]:
+    """This process's number, and how many there are."""
+    here = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if here else (0, 1)
+
+
+def _distributed(model: nn.Module) -> nn.Module:
+    """The model behind PyTorch's DDP, which takes the mean of the processes' gradients."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(
+                f"{name} is {type(module).__name__}, which would see only one process's share of a batch; "
+                "train it in one process"
+            )
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+
+def _largest(device: torch.device, *numbers: int) -> list[int]:
+    """The largest of each over all processes, which wait for each other; a GPU is waited for, too."""
+    if _processes()[1] == 1:
+        return list(numbers)
+    together = torch.tensor(numbers, device=device)
+    dist.all_reduce(together, dist.ReduceOp.MAX)
+    return together.tolist()
+
+
 @torch.no_grad()
 def _validate(
-    model, mean, data: LabelledPictures, size: int, scale: float, low_precision
+    model, mean, data: Pictures, size: int, scale: float, low_precision, workers: int
 ) -> tuple[float, float]:
-    """Top-1 and top-5 error in % on centre crops."""
+    """Top-1 and top-5 error in % on centre crops, each process judging its share."""
     model.eval()
-    device = mean.device
+    (rank, world), device = _processes(), mean.device
+    shares = torch.arange(len(data))[rank::world].split(256)
     wrong = torch.zeros(2, dtype=torch.float64, device=device)
-    for pixels, labels in zip(data.pixels.split(256), data.labels.split(256), strict=True):
-        x = (centre_crop(pixels.to(device).float(), size) - centre_crop(mean, size)) / scale
+    for share, pixels in zip(shares, batches(data, shares, device, workers), strict=True):
+        x = (centre_crop(pixels, size).to(mean.dtype) - centre_crop(mean, size)) / scale
         with low_precision:
-            logits = model(x.contiguous(memory_format=torch.channels_last)).float()
-        hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels.to(device)[:, None]
+            logits = model(x.contiguous(memory_format=torch.channels_last)).to(mean.dtype)
+        labels = data.labels[share].to(device)
+        hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         wrong += torch.stack([(~hits[:, 0]).sum(), (~hits.any(1)).sum()])
+    if world > 1:
+        dist.all_reduce(wrong)
     return tuple((100 * wrong / len(data)).tolist())
 
 
@@ -315,14 +452,14 @@ class _Interruption:
     """Turns Ctrl-C and SIGTERM into a flag, so that no step is cut in two; a second one acts at once."""
 
     def __enter__(self):
-        self.signal, self._handlers = None, {}
+        self._noted, self._agreed, self._handlers = 0, 0, {}
         if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number, frame):
-        self.signal = number
+        self._noted = number
         self._restore()
 
     def _restore(self):
@@ -330,15 +467,22 @@ class _Interruption:
             number, handler = self._handlers.popitem()
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
+    def agreed(self, device: torch.device, save: bool = False) -> bool:
+        """Whether any process wants to save, or noted a signal, on which then all of them will act."""
+        self._agreed, save = _largest(device, self._noted, save)
+        return bool(save or self._agreed)
+
     def act(self):
-        """Let a noted signal do what it would have done without us."""
-        if self.signal is not None:
-            signal.raise_signal(self.signal)
+        """Let a signal that was agreed on do what it would have done without us."""
+        if self._agreed:
+            self._restore()
+            signal.raise_signal(self._agreed)
             raise KeyboardInterrupt  # the caller's handler let us live, but asked us to stop
 
     def __exit__(self, error, *_):
         self._restore()
         if error is None:
+            self._agreed = self._noted
             self.act()
 
 
@@ -348,6 +492,7 @@ class _State:
     def __init__(self, model: nn.Module, recipe: Recipe, settings: dict):
         self.model, self.recipe, self.settings = model, recipe, settings
         self.parameters = list(model.parameters())
+        self.dtype = self.parameters[0].dtype
         self.optimizer = torch.optim.SGD(
             [
                 {"params": [p for p in self.parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
@@ -358,7 +503,8 @@ class _State:
             nesterov=recipe.nesterov,
             fused=True,
         )
-        self.average = [p.detach().clone() for p in self.parameters]
+        self._kept = copy.deepcopy(model).eval()
+        self.average = list(self._kept.parameters())
         self.step = 0
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=self.average[0].device)
         self.epoch_seconds = 0.0
@@ -367,24 +513,29 @@ class _State:
 
     # ---- the steps
     def update(self, loss: Tensor, rate: float, pictures: int) -> None:
-        """One step of SGD down the gradient of ``loss``, the mean over so many pictures."""
+        """One step of SGD; ``loss`` is the sum over this process's share of a batch of so many pictures."""
+        world = _processes()[1]
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss * (world / pictures)).backward()  # DDP then takes the mean over the processes
         if self.recipe.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip)
         self.optimizer.step()
         if self.recipe.radius is not None:
             renormalize_filters_(self.model, self.recipe.radius)
         self.step += 1
-        self.epoch_loss += loss.detach() * pictures
+        total = loss.detach().to(torch.float64, copy=True)
+        if world > 1:
+            dist.all_reduce(total)
+        self.epoch_loss += total
         if self.recipe.average is not None and self.step % 10 == 0:
             before = self.step // 10 - 1
             decay = min(
                 self.recipe.average, (1 + before) / (10 + before)
-            )  # a short run forgets its random start
-            torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
+            )  # a start at random is soon forgotten
+            with torch.no_grad():
+                torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
 
     @torch.no_grad()
     def insist_on_finite(self, rate: float, checkpoint: Path | None) -> None:
@@ -410,12 +561,11 @@ class _State:
 
     def kept(self) -> nn.Module:
         """A copy of the module that carries the running mean of the weights, where there is one."""
-        kept = copy.deepcopy(self.model)
-        if self.recipe.average is not None:
-            with torch.no_grad():
-                for p, mean in zip(kept.parameters(), self.average, strict=True):
-                    p.copy_(mean)
-        return kept.eval()
+        kept = copy.deepcopy(self._kept)
+        averaged = self.recipe.average is not None
+        last = dict(self.model.named_buffers()) if averaged else self.model.state_dict()
+        kept.load_state_dict(last, strict=False)
+        return kept
 
     # ---- the checkpoint
     def age(self) -> float:
@@ -428,10 +578,16 @@ class _State:
         self._clock = now
 
     def write(self, path: Path | None) -> None:
+        """Write checkpoint and history, in the first process; the others wait until they are there."""
         self._tick()
         self._saved = self._clock
-        if path is None:
-            return
+        rank, world = _processes()
+        if path is not None and rank == 0:
+            self._write(path)
+        if world > 1:
+            dist.barrier()
+
+    def _write(self, path: Path) -> None:
         tensors = {f"weight/{name}": t for name, t in self.model.state_dict().items()}
         for (name, p), mean in zip(self.model.named_parameters(), self.average, strict=True):
             tensors[f"average/{name}"] = mean
@@ -473,7 +629,7 @@ class _State:
             self.model.load_state_dict(_part(tensors, "weight"))
             averages, momentum = _part(tensors, "average"), _part(tensors, "momentum")
             for (name, p), mean in zip(self.model.named_parameters(), self.average, strict=True):
-                mean.copy_(averages[name])
+                mean.data.copy_(averages[name])
                 if name in momentum:
                     buffer = torch.empty_like(p).copy_(momentum[name])  # keeps channels_last
                     self.optimizer.state[p]["momentum_buffer"] = buffer
@@ -495,8 +651,36 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
     """CRC-32 over the bytes of all tensors: safetensors itself does not notice a flipped bit."""
     total = 0
     for name in sorted(tensors):
-        total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), total)
+        values = tensors[name].detach().cpu().reshape(-1)
+        total = zlib.crc32(values.view(torch.uint8).numpy(), total)
     return f"{total:08x}"
+
+
+class _EventLog:
+    """The history for TensorBoard, in ``folder/tensorboard``; it makes no file before there is an epoch."""
+
+    def __init__(self, folder: str | os.PathLike | None):
+        self._folder, self._writer = folder, None
+
+    def write(self, row: dict[str, float], pictures: int) -> None:
+        if self._folder is None:
+            return
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # half a second that only a folder costs
+
+            # What a killed run logged after its last checkpoint is purged.
+            self._writer = SummaryWriter(Path(self._folder) / "tensorboard", purge_step=row["epoch"])
+        shown = row | {"images per second": pictures / max(row["seconds"], 0.1)}
+        for name in shown.keys() - {"epoch"}:
+            self._writer.add_scalar(name, shown[name], row["epoch"])
+        self._writer.flush()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._writer is not None:
+            self._writer.close()
 
 
 def _as_csv(rows: list[dict[str, float]]) -> bytes:

@@ -1,8 +1,8 @@
 r"""Explorers that live in JupyterLab, against the network in the kernel; the one room that knows ipywidgets.
 
 An explorer is one object with two renderings. In Lab it is a box of widgets. Executed without a
-server (papermill, the book's build) its output also carries its twin, a piece of HTML that
-:mod:`zfcore.page` makes of the same frames, so that the published page explores with no kernel.
+server (papermill, the book's build) its output also carries its twin, a piece of HTML in which the
+exported network does in the page what the kernel does in Lab (:mod:`zfcore.page`).
 
 Example, in a notebook::
 
@@ -18,48 +18,25 @@ import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 import ipywidgets
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from zfcore import figures, page
-from zfcore.data import Picture, decode, squares, to_input
-from zfcore.deconvnet import Deconvnet
-
-SNIPPET = """\
-from zfcore.data import photographs, to_input
-from zfcore.deconvnet import Deconvnet
-{load}
-picture = to_input([{{pixels}}], card)
-projection = Deconvnet(network).project(picture, "{{path}}", {{feature}}, rule="{{rule}}")
-"""
-LOAD = 'from zfcore.model import load\nnetwork, card = load("{weights}")'
-LOAD_YOURS = "from my_project import network, card  # your own network, and how it wants its pictures"
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """A photograph after its forward pass: how it looks and what every layer answered."""
-
-    subject: page.Subject
-    square: np.ndarray  # (S, S, 3) uint8
-    input: Tensor  # (1, 3, S, S)
-    maps: dict[str, np.ndarray]  # module path -> (C, h, w)
+from zfcore import page
+from zfcore.data import Picture, decode
+from zfcore.view import Frame, Seen, Viewer, as_png, contact_sheet
 
 
 class PhotoExplorer(ipywidgets.VBox):
-    """Choose a photograph, a layer and a feature: see where the feature answers, and to what.
+    """Choose a photograph, a layer, a feature and a unit: see where it answers, and to what.
 
-    Shown are the photograph as the network sees it with the receptive field of the feature's
-    strongest unit framed, that unit's projection to pixel space, the feature's map, both inside
-    the frame enlarged, and the network's five best labels. In Lab the reader's own photograph
-    can be dropped in. The widgets are attributes (``photograph``, ``layer``, ``feature``,
-    ``strongest``, ``rule``, ``upload``): setting their ``value`` moves the explorer.
+    Shown are the photograph with the unit's receptive field framed, the network's five best labels, the
+    strongest maps of every layer, the chosen map, and inside the frame what the network sees there and the
+    unit's projections by the three rules. The reader's own photograph can be dropped in. The widgets are
+    attributes (``photograph``, ``layer``, ``strongest``, ``feature``, ``row``, ``column``,
+    ``strongest_unit``, ``upload``, ``save``): setting their ``value`` moves the explorer.
 
     Parameters
     ----------
@@ -71,21 +48,16 @@ class PhotoExplorer(ipywidgets.VBox):
     photographs
         Name → a :class:`zfcore.data.Photograph`, or anything :func:`zfcore.data.decode` takes.
     layers
-        Module paths to choose from, or reader's name → path. Default: the output of every ReLU
-        that has feature maps; ``layer 1`` … for the networks of :mod:`zfcore.model`.
+        Module paths to choose from, or reader's name → path; see :class:`zfcore.view.Viewer`.
     weights
         The name under which :func:`zfcore.model.load` finds this network, for the Python that makes
-        a picture again. Default: the card's ``architecture``.
-    page_photographs, page_features
-        How many photographs, and how many of each layer's strongest features, the twin carries.
+        a picture again and for the book's build. Default: the card's ``architecture``.
 
     Raises
     ------
     ValueError
         The model is in training mode, has no such layer, or ``photographs`` is empty.
     """
-
-    STRONGEST = 8  # features in the list
 
     def __init__(
         self,
@@ -95,74 +67,51 @@ class PhotoExplorer(ipywidgets.VBox):
         layers: Mapping[str, str] | Sequence[str] | None = None,
         *,
         weights: str | None = None,
-        page_photographs: int = 6,
-        page_features: int = 6,
     ):
-        if model.training:
-            raise ValueError(
-                "the model is in training mode, where dropout is random; call model.eval() first"
-            )
         if not photographs:
             raise ValueError("there are no photographs to explore; give, say, zfcore.data.photographs()")
-        self._model, self._card, self._net = model, dict(card), Deconvnet(model)
+        self._viewer = Viewer(model, card, layers)
         self._pictures = dict(photographs)
-        self._shipped = list(photographs)[:page_photographs]
-        self._page_features = page_features
-        self._seen: dict[str, _Seen] = {}
-        self._frames: dict[tuple, page.Frame] = {}
-        weights = weights or card.get("architecture")
-        self._snippet = SNIPPET.format(load=LOAD.format(weights=weights) if weights else LOAD_YOURS)
-        self._layers = self._named_layers(layers)
+        self._shipped = dict(photographs)
+        self._seen: dict[str, Seen] = {}
+        self._weights = weights or card.get("architecture")
+        self._frame: Frame | None = None
         self._busy = False
         super().__init__(self._build())
         self.add_class("zf-live")
         self._offer_features()
 
     # -------------------------------------------------------------------------- what it shows
-    def frame(self, photograph: str, layer: str, feature: int, rule: str = "deconvnet") -> page.Frame:
-        """The pictures of one choice, as both renderings show them.
-
-        ``layer`` is the reader's name (``layer 3``) or a module path; ``feature`` counts from 0.
-        """
-        name = {path: n for n, path in self._layers.items()}.get(layer, layer)
-        if name not in self._layers:
-            raise ValueError(f"no layer {layer!r} here; there are: {', '.join(self._layers)}")
-        key = photograph, name, feature, rule
-        if key not in self._frames:
-            self._frames[key] = self._draw_frame(*key)
-        return self._frames[key]
-
-    def strongest_features(self, photograph: str, layer: str, k: int) -> list[int]:
-        """The ``k`` features of a layer (reader's name) that answer most to a photograph.
-
-        By the feature's strongest unit; the lower number first among equals.
-        """
-        peaks = self._look(photograph).maps[self._layers[layer]].max((1, 2))  # (C,)
-        return np.argsort(-peaks, kind="stable")[:k].tolist()
+    @property
+    def frame(self) -> Frame:
+        """What is shown now."""
+        return self._frame
 
     def snippet(self) -> str:
-        """Six lines of Python that make the shown projection again."""
-        shown = self._shown()
-        pixels = self._look(shown.photograph).subject.python
-        return self._snippet.format(pixels=pixels, path=shown.path, feature=shown.feature, rule=shown.rule)
+        """Python that makes the shown projection again."""
+        frame = self.frame
+        row, column = frame.unit
+        chosen = {"path": frame.path, "feature": frame.feature, "row": row, "column": column}
+        return page.snippet(self._weights).format(pixels=frame.seen.subject.python, **chosen)
 
     def to_html(self) -> str:
         """The twin: one piece of HTML that explores these photographs with no kernel.
 
-        It opens with what the widgets show now. The reader's own uploads are not in it.
+        It opens with what the widgets show now; the reader's own uploads are not in it. Where the book's
+        build finds the network by its name, the twin refers to it; any other network it carries inside.
+        A network too large for a page goes there without its classifier.
         """
-        shown = self._shown()
-        frames = {}
-        for name in self._shipped:
-            for layer in self._layers:
-                features = self.strongest_features(name, layer, self._page_features)
-                if (name, layer) == (shown.photograph, shown.layer) and shown.feature not in features:
-                    features.append(shown.feature)
-                for rule in page.RULES:
-                    frames[name, layer, rule] = [self.frame(name, layer, f, rule) for f in features]
-        subjects = [self._look(name).subject for name in self._shipped]
-        start = shown if shown.photograph in self._shipped else None
-        return page.photo_explorer_html(frames, subjects, self._snippet, start)
+        viewer = self._viewer
+        if not page.fits(viewer.model):
+            viewer = Viewer(viewer.model, viewer.card, viewer.layers, classifier=False)
+        name = self.frame.seen.subject.name
+        name = name if name in self._shipped else next(iter(self._shipped))
+        seen = viewer.look(name, self._shipped[name])
+        start = viewer.first(seen)
+        if name == self.frame.seen.subject.name:
+            start = viewer.frame(seen, self.frame.path, self.frame.feature, self.frame.unit)
+        source = page.source(viewer, self._weights)
+        return page.explorer_html(viewer, self._shipped, start, page.snippet(self._weights), source)
 
     def _repr_mimebundle_(self, **options):
         bundle = super()._repr_mimebundle_(**options)
@@ -170,109 +119,25 @@ class PhotoExplorer(ipywidgets.VBox):
             bundle["text/html"] = self.to_html()
         return bundle
 
-    # -------------------------------------------------------------------------- the network's side
-    def _named_layers(self, layers: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:
-        """Reader's name → module path of the layers to choose from, all of which have feature maps."""
-        named = self._relu_layers() if layers is None else layers
-        named = dict(named) if isinstance(named, Mapping) else {path: path for path in named}
-        x = self._input(next(iter(self._pictures.values())))
-        answers = self._net.activations(x, list(named.values()))
-        flat = [path for path in named.values() if answers[path].ndim != 4]
-        if flat and layers is not None:
-            raise ValueError(f"these layers have no feature maps (N, C, H, W) to look at: {', '.join(flat)}")
-        named = {name: path for name, path in named.items() if path not in flat}
-        if not named:
-            raise ValueError(f"no ReLU here has feature maps; give layers, of {', '.join(self._net.layers)}")
-        return named
-
-    def _relu_layers(self) -> dict[str, str]:
-        """The output of every ReLU, by the paper's number where the model knows it, else its trace name."""
-        if hasattr(self._model, "architecture"):
-            paths = self._model.architecture.named_layers().items()
-            return {f"layer {n[len('relu') :]}": path for n, path in paths if n.startswith("relu")}
-        modules = dict(self._model.named_modules())
-        return {n: n for n in self._net.layers if isinstance(modules.get(n), nn.ReLU) or n.startswith("relu")}
-
-    def _input(self, picture: Picture) -> Tensor:
-        weight = next(self._model.parameters())
-        return to_input([picture], self._card).to(weight.device, weight.dtype)
-
-    def _look(self, name: str) -> _Seen:
-        """One forward pass over a photograph; kept, for its maps serve every choice of layer and feature."""
+    def _look(self, name: str) -> Seen:
+        """One forward pass over a photograph; kept, for its maps serve every choice."""
         if name not in self._seen:
-            picture = self._pictures[name]
-            x = self._input(picture)
-            answers = self._net.activations(x, list(self._layers.values()))
-            with torch.no_grad():
-                logits = self._model(x)
-            self._seen[name] = _Seen(
-                self._subject(name, picture, logits),
-                squares([picture], self._card)[0],
-                x,
-                {path: a[0].detach().float().cpu().numpy() for path, a in answers.items()},
-            )
+            self._seen[name] = self._viewer.look(name, self._pictures[name])
         return self._seen[name]
 
-    def _subject(self, name: str, picture: Picture, logits: Tensor) -> page.Subject:
-        title = getattr(picture, "title", name)
-        shipped = hasattr(picture, "credit")
-        return page.Subject(
-            name=name,
-            title=title,
-            alt=getattr(picture, "alt", title),
-            credit=f"{title}: {picture.credit}, {picture.licence}." if shipped else "",
-            python=f'photographs()["{name}"]' if shipped else repr(name),
-            guesses=self._guesses(logits, getattr(picture, "wnid", None)),
-        )
-
-    def _guesses(self, logits: Tensor, wnid: str | None) -> tuple[tuple[str, float, bool], ...]:
-        """The five best labels: words, probability, and whether it is the photograph's own label."""
-        if logits.ndim != 2:
-            return ()
-        best = logits[0].float().softmax(0).topk(min(5, logits.shape[1]))
-        words, classes = self._card.get("labels"), self._card.get("classes")
-        return tuple(
-            (words[i] if words else f"class {i}", p, bool(wnid and classes and classes[i] == wnid))
-            for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        )
-
-    def _draw_frame(self, photograph: str, layer: str, feature: int, rule: str) -> page.Frame:
-        seen, path = self._look(photograph), self._layers[layer]
-        features = len(seen.maps[path])
-        if not 0 <= feature < features:
-            raise ValueError(f"{layer} has the features 0 to {features - 1}, but {feature} was asked for")
-        activation = seen.maps[path][feature]  # (h, w)
-        # The first of equals in row-major order, as everywhere in this package.
-        y, x = (int(u) for u in np.unravel_index(activation.argmax(), activation.shape))
-        projection = self._net.project(seen.input, path, feature, position=(y, x), rule=rule)
-        return page.Frame(
-            photograph=photograph,
-            title=seen.subject.title,
-            layer=layer,
-            path=path,
-            feature=feature,
-            rule=rule,
-            value=float(activation[y, x]),
-            unit=(y, x),
-            field=page.Field.of(self._net.geometry[path], (y, x), seen.square.shape[0]),
-            square=seen.square,
-            map=page.colour_map(activation),
-            projection=figures.stretch(projection[0]),
-        )
-
-    # -------------------------------------------------------------------------- the widgets' side
+    # -------------------------------------------------------------------------- the widgets
     def _build(self) -> list[ipywidgets.Widget]:
         titles = [(getattr(picture, "title", name), name) for name, picture in self._pictures.items()]
+        layers = list(self._viewer.layers)
         self.photograph = _labelled(ipywidgets.Dropdown(options=titles), "Photograph")
-        # The middle layers show most at first sight: more than edges, and still local.
-        middle = list(self._layers)[len(self._layers) // 2]
-        self.layer = _labelled(ipywidgets.Dropdown(options=list(self._layers), value=middle), "Layer")
+        self.layer = _labelled(ipywidgets.Dropdown(options=layers, value=layers[len(layers) // 2]), "Layer")
         self.strongest = _labelled(ipywidgets.Dropdown(), "Strongest here")
-        self.feature = _labelled(ipywidgets.BoundedIntText(min=0, max=0), "Feature number")
-        self.previous = ipywidgets.Button(description="Previous", tooltip="The feature before this one")
-        self.next = ipywidgets.Button(description="Next", tooltip="The feature after this one")
-        rules = [(words, rule) for rule, words in page.RULES.items()]
-        self.rule = _labelled(ipywidgets.Dropdown(options=rules), "Rule")
+        self.feature = _labelled(ipywidgets.BoundedIntText(min=0, max=0), "Feature")
+        self.row = _labelled(ipywidgets.BoundedIntText(min=0, max=0), "Row")
+        self.column = _labelled(ipywidgets.BoundedIntText(min=0, max=0), "Column")
+        self.strongest_unit = ipywidgets.Button(
+            description="Strongest unit", tooltip="The unit of this map that answers most"
+        )
         self.upload = ipywidgets.FileUpload(
             accept="image/*",
             description="Your photograph",
@@ -288,19 +153,19 @@ class PhotoExplorer(ipywidgets.VBox):
         self.photograph.observe(lambda _: self._offer_features(), "value")
         self.layer.observe(lambda _: self._offer_features(), "value")
         self.strongest.observe(self._take_strongest, "value")
-        self.feature.observe(lambda _: self._show(), "value")
-        self.rule.observe(lambda _: self._show(), "value")
+        self.feature.observe(lambda _: self._offer_units(), "value")
+        self.row.observe(lambda _: self._show(), "value")
+        self.column.observe(lambda _: self._show(), "value")
         self.upload.observe(self._take_upload, "value")
-        self.previous.on_click(lambda _: self._step(-1))
-        self.next.on_click(lambda _: self._step(1))
+        self.strongest_unit.on_click(lambda _: self._offer_units())
         self.save.on_click(lambda _: self._save())
-        for button in (self.previous, self.next, self.upload, self.save):
+        for button in (self.strongest_unit, self.upload, self.save):
             button.layout.width = "auto"
         python = ipywidgets.Accordion([self.python], titles=["The Python that makes it"])
         row = ipywidgets.Layout(flex_flow="row wrap", align_items="center")
         return [
             ipywidgets.Box([self.photograph, self.layer, self.strongest], layout=row),
-            ipywidgets.Box([self.feature, self.previous, self.next, self.rule], layout=row),
+            ipywidgets.Box([self.feature, self.row, self.column, self.strongest_unit], layout=row),
             ipywidgets.HTML(page.style_html()),
             self.message,
             self.picture,
@@ -308,46 +173,53 @@ class PhotoExplorer(ipywidgets.VBox):
             python,
         ]
 
-    def _shown(self) -> page.Frame:
-        return self.frame(self.photograph.value, self.layer.value, self.feature.value, self.rule.value)
-
     @contextmanager
     def _quietly(self) -> Iterator[None]:
         """Several controls change together: none of them redraws on its own."""
-        self._busy = True
+        was, self._busy = self._busy, True
         try:
             yield
         finally:
-            self._busy = False
+            self._busy = was
 
     def _offer_features(self) -> None:
         """Another photograph or layer: list its strongest features and show the first."""
         if self._busy:
             return
-        photograph, layer = self.photograph.value, self.layer.value
-        maps = self._look(photograph).maps[self._layers[layer]]
-        best = self.strongest_features(photograph, layer, self.STRONGEST)
+        seen, path = self._look(self.photograph.value), self._viewer.layers[self.layer.value]
+        best = seen.strongest(path, page.STRONGEST)
+        peaks = seen.maps[path].max((1, 2))
         with self._quietly():
-            self.feature.max = len(maps) - 1
+            self.feature.max = len(peaks) - 1
             self.feature.value = best[0]
-            self.strongest.options = [(page.feature_words(n, float(maps[n].max())), n) for n in best]
+            self.strongest.options = [(f"feature {n}, answers {peaks[n]:.3g}", n) for n in best]
+        self._offer_units()
+
+    def _offer_units(self) -> None:
+        """Another feature: show its strongest unit."""
+        if self._busy:
+            return
+        seen, path = self._look(self.photograph.value), self._viewer.layers[self.layer.value]
+        with self._quietly():
+            _, rows, columns = seen.maps[path].shape
+            self.row.max, self.column.max = rows - 1, columns - 1
+            self.row.value, self.column.value = seen.strongest_unit(path, self.feature.value)
         self._show()
 
     def _take_strongest(self, change) -> None:
         if change.new is not None and not self._busy:
             self.feature.value = change.new
 
-    def _step(self, by: int) -> None:
-        self.feature.value = (self.feature.value + by) % (self.feature.max + 1)
-
     def _show(self) -> None:
         """Make the picture, the list and the Python follow the choice."""
         if self._busy:
             return
-        frame = self._shown()
+        seen, unit = self._look(self.photograph.value), (self.row.value, self.column.value)
+        self._frame = self._viewer.frame(seen, self.layer.value, self.feature.value, unit)
         listed = [number for _, number in self.strongest.options]
-        self.strongest.value = frame.feature if frame.feature in listed else None
-        self.picture.value = page.picture_html(frame, self._look(frame.photograph).subject)
+        with self._quietly():
+            self.strongest.value = self.feature.value if self.feature.value in listed else None
+        self.picture.value = page.picture_html(self._viewer, self._frame)
         self.python.value = f"<pre class='zf-python'>{escape(self.snippet())}</pre>"
         self.message.value = ""
 
@@ -369,7 +241,6 @@ class PhotoExplorer(ipywidgets.VBox):
         name = file["name"]
         self._pictures[name] = picture
         self._seen.pop(name, None)
-        self._frames = {key: frame for key, frame in self._frames.items() if key[0] != name}
         titles = [option for option in self.photograph.options if option[1] != name]
         with self._quietly():
             self.photograph.options = [*titles, (name, name)]
@@ -377,9 +248,9 @@ class PhotoExplorer(ipywidgets.VBox):
         self._offer_features()
 
     def _save(self) -> None:
-        frame = self._shown()
+        frame = self.frame
         try:
-            Path(frame.file_name()).write_bytes(page.as_png(page.contact_sheet(frame)))
+            Path(frame.file_name()).write_bytes(as_png(contact_sheet(frame)))
         except OSError as problem:
             self._tell(f"The picture could not be saved: {problem}")
             return
@@ -391,6 +262,6 @@ def _labelled(widget: ipywidgets.DOMWidget, label: str) -> ipywidgets.DOMWidget:
     """Put a readable label on a control and let it take the width it needs."""
     widget.description = label
     widget.style.description_width = "initial"
-    widget.layout.width = "auto"
+    widget.layout.width = "12em" if isinstance(widget, ipywidgets.BoundedIntText) else "auto"
     widget.layout.margin = "2px 12px 2px 0"
     return widget

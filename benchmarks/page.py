@@ -1,0 +1,136 @@
+"""zfnet-64 in the page beside ONNX Runtime and PyTorch: forward, projections, a scan of 64 occluded pictures.
+
+    OMP_NUM_THREADS=1 python benchmarks/page.py
+
+One thread each, wall time, medians; the three take turns, so that a busy machine slows all alike. The page is
+the file that ``save_page`` writes, opened from disk in Chromium; its time includes the way to the worker and
+back. ONNX Runtime runs the same exported graphs in Python. PyTorch runs what these explorers run in Lab: the
+network, ``Deconvnet.project``, and one batch of occluded pictures. The bar: at most 3 times PyTorch.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from timing import table
+
+from zfcore.data import photographs
+from zfcore.deconvnet import Deconvnet
+from zfcore.export import export_onnx
+from zfcore.model import load
+from zfcore.page import save_page
+from zfcore.view import Viewer
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from browser import PATIENCE, drawn, open_browser
+
+BAR = 3.0
+OCCLUDER, STRIDE = 14, 6  # 8 × 8 places
+START = """async given => {
+    const state = JSON.parse(document.querySelector('.zf-state').text);
+    window.network = await zfcore.Network.load(state.network);
+    window.picture = Float32Array.from(given);
+}"""
+RUN = """async ([call, argument]) => {
+    const start = performance.now();
+    await network[call]({picture, pictures: picture, ...argument});
+    return (performance.now() - start) / 1000;
+}"""
+
+
+def seconds(run) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def main(rounds: int = 7) -> int:
+    torch.set_num_threads(1)
+    model, card = load("zfnet-64")
+    net, viewer = Deconvnet(model), Viewer(model, card)
+    x = viewer.look("coffee", photographs()["coffee"]).input
+    side = card["input_size"]
+    corners = range(0, side - OCCLUDER + 1, STRIDE)
+
+    def occluded() -> torch.Tensor:
+        pictures = x.repeat(len(corners) ** 2, 1, 1, 1)
+        for n, (top, left) in enumerate((top, left) for top in corners for left in corners):
+            pictures[n, :, top : top + OCCLUDER, left : left + OCCLUDER] = 0
+        return pictures
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    with tempfile.TemporaryDirectory() as folder, open_browser() as browser, torch.inference_mode():
+        export_onnx(model, side, viewer.layers.values(), folder)
+        sessions = {
+            file.stem: onnxruntime.InferenceSession(file, options) for file in Path(folder).glob("*.onnx")
+        }
+        report = save_page(
+            model, {"coffee": photographs()["coffee"]}, Path(folder) / "report.html", card=card
+        )
+        page = browser.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(report.as_uri())
+        drawn(page.locator(".zf-explorer"))
+        page.evaluate(START, x.flatten().tolist())
+
+        def in_page(call: str, **argument):
+            return lambda: page.evaluate(RUN, [call, argument])
+
+        def by_runtime(graph: str, outputs: list[str], **feeds):
+            return lambda: seconds(lambda: sessions[graph].run(outputs, feeds))
+
+        def by_torch(run):
+            return lambda: seconds(run)
+
+        def projection(layer: str):
+            unit = {"channel": 7, "position": [3, 3], "rule": 0}
+            feeds = {name: np.array(value) for name, value in unit.items()} | {"picture": x.numpy()}
+            return (
+                in_page("project", layer=layer, **unit),
+                by_runtime(f"project_{layer}", ["projection"], **feeds),
+                by_torch(lambda: net.project(x, layer, 7, (3, 3))),
+            )
+
+        work = {
+            "forward": (
+                in_page("forward", outputs=["logits"]),
+                by_runtime("forward", ["logits"], pictures=x.numpy()),
+                by_torch(lambda: model(x)),
+            ),
+            **{f"projection, {name}": projection(path) for name, path in viewer.layers.items()},
+            "64 occluded": (
+                in_page("occlude", size=[OCCLUDER] * 2, stride=STRIDE, fill=0),
+                by_runtime("forward", ["logits"], pictures=occluded().numpy()),
+                by_torch(lambda: model(occluded())),
+            ),
+        }
+        rows, missed = [], []
+        for name, rivals in work.items():
+            turns = [[run() for run in rivals] for _ in range(rounds + 1)][1:]  # the first one warms up
+            page_time, runtime_time, torch_time = (
+                statistics.median(times) for times in zip(*turns, strict=True)
+            )
+            ratio = page_time / torch_time
+            if ratio > BAR:
+                missed.append(name)
+            times = (f"{1e3 * spent:.1f}" for spent in (page_time, runtime_time, torch_time))
+            rows.append([name, *times, f"{ratio:.1f}×", f"{page_time / runtime_time:.1f}×"])
+        version = browser.version
+    print(f"zfnet-64, {side} px, one thread, ms; medians of {rounds} turns; torch {torch.__version__}, "
+          f"ONNX Runtime {onnxruntime.__version__}, Chromium {version}")  # fmt: skip
+    print(table(["", "page", "ONNX Runtime", "PyTorch", "page/PyTorch", "page/ONNX Runtime"], rows))
+    if missed:
+        print(f"above {BAR:g} times PyTorch: {', '.join(missed)}")
+    return bool(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""The ledger: nothing without its provenance, nothing lost, nothing twice."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import zfcore.ledger
+from zfcore.ledger import (
+    LedgerError,
+    find,
+    outcomes,
+    pack_outcomes,
+    provenance,
+    read,
+    record,
+)
+
+SHA = "0123456789abcdef" * 4
+
+
+def entry(row="zfnet", seed=0, top1=50.0, **changes):
+    return {
+        "row": row,
+        "seed": seed,
+        "values": {"val top1": top1},
+        "n": 10,
+        "data": "patches",
+        "data_sha256": SHA,
+        "config": {"epochs": 2, "recipe": {"rate": 0.1}},
+        "weights_sha256": SHA,
+        "code": "0.1.0",
+        "torch": "2.15.0",
+        "device": "cpu",
+        "seconds": 1.5,
+        "command": "zfcore reproduce table2",
+        "date": "2026-01-31",
+    } | changes
+
+
+def test_what_is_recorded_is_read(tmp_path):
+    record("table2", entry(), tmp_path)
+    assert read("table2", tmp_path) == {"name": "table2", "entries": [entry()]}
+
+
+def test_an_entry_takes_the_place_of_its_like_and_of_no_other(tmp_path):
+    others = [
+        entry(seed=1),
+        entry("alexnet"),
+        entry(config={"epochs": 3}),
+        entry(data="tiny-imagenet"),
+        entry(seed=None, weights_sha256=[SHA, SHA]),
+    ]
+    for one in [entry(), *others, entry(top1=40.0)]:
+        record("table2", one, tmp_path)
+    entries = read("table2", tmp_path)["entries"]
+    assert len(entries) == 6
+    assert all(one in entries for one in [*others, entry(top1=40.0)])
+
+
+def test_entries_lie_in_an_order_that_does_not_depend_on_time(tmp_path):
+    every = [entry(row, seed) for row in ("b", "a") for seed in (1, None, 0)]
+    for one in every:
+        record("x", one, tmp_path)
+    rows = [(one["row"], one["seed"]) for one in read("x", tmp_path)["entries"]]
+    assert rows == [("a", None), ("a", 0), ("a", 1), ("b", None), ("b", 0), ("b", 1)]
+
+
+@pytest.mark.parametrize("lost", sorted(entry()))
+def test_an_entry_that_lacks_anything_is_refused_by_its_name(tmp_path, lost):
+    incomplete = {key: value for key, value in entry().items() if key != lost}
+    with pytest.raises(LedgerError, match=f"'{lost}' is a required property"):
+        record("table2", incomplete, tmp_path)
+    assert not (tmp_path / "table2.json").exists()
+    (tmp_path / "table2.json").write_text(json.dumps({"name": "table2", "entries": [entry("a"), incomplete]}))
+    with pytest.raises(LedgerError, match=f"'{lost}' is a required property") as refused:
+        read("table2", tmp_path)
+    assert lost == "row" or "row 'zfnet'" in str(refused.value)
+    assert "table2.json" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"command": ""}, "command: '' should be non-empty"),
+        ({"weights_sha256": "abc"}, "weights_sha256: 'abc' is not valid"),
+        ({"date": "yesterday"}, "date: 'yesterday' does not match"),
+        ({"seconds": -1}, "seconds: -1 is less than the minimum"),
+        ({"values": {}}, r"values: \{\} should be non-empty"),
+        ({"remark": "x"}, "'remark' was unexpected"),
+    ],
+)
+def test_an_entry_with_something_odd_is_refused(tmp_path, changes, message):
+    with pytest.raises(LedgerError, match=f"row 'zfnet', seed 0, .*{message}"):
+        record("table2", entry(**changes), tmp_path)
+
+
+def test_all_faults_are_told_at_once(tmp_path):
+    with pytest.raises(LedgerError, match=r"command(?s:.)*date|date(?s:.)*command"):
+        record("table2", entry(command="", date=""), tmp_path)
+
+
+def test_a_value_that_is_no_number_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        record("table2", entry(values={"top1": float("nan")}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "is not of type 'object'"),
+        ('{"name": "y", "entries": []}', "under another name"),
+    ],
+)
+def test_a_damaged_ledger_is_refused_and_not_overwritten(tmp_path, text, message):
+    (tmp_path / "x.json").write_text(text)
+    for act in (lambda: read("x", tmp_path), lambda: record("x", entry(), tmp_path)):
+        with pytest.raises(LedgerError, match=rf"x\.json.*{message}"):
+            act()
+    assert (tmp_path / "x.json").read_text() == text
+
+
+def test_a_ledger_that_is_not_there_is_told_with_those_that_are(tmp_path):
+    record("table2", entry(), tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no ledger .*table3\.json; there are: table2"):
+        read("table3", tmp_path)
+    assert find("table3", tmp_path) == []
+
+
+def test_entries_are_found_by_row_seed_and_config(tmp_path):
+    for one in (entry(), entry(seed=1), entry("alexnet"), entry(config={"epochs": 3, "width": 0.5})):
+        record("x", one, tmp_path)
+    assert len(find("x", tmp_path)) == 4
+    assert find("x", tmp_path, "zfnet", 1) == [entry(seed=1)]
+    assert find("x", tmp_path, epochs=3) == [entry(config={"epochs": 3, "width": 0.5})]
+    assert find("x", tmp_path, recipe={"rate": 0.1}, row="alexnet") == [entry("alexnet")]
+    assert find("x", tmp_path, colour=None) == []
+    assert find("x", tmp_path, data="tiny-imagenet") == []
+    assert find("x", tmp_path, "alexnet", data="patches") == [entry("alexnet")]
+
+
+def writer(arguments):
+    folder, row = arguments
+    for seed in range(8):
+        record("x", entry(row, seed), folder)
+
+
+def test_writers_at_the_same_time_lose_nothing(tmp_path):
+    with ProcessPoolExecutor(3) as pool:
+        list(pool.map(writer, [(tmp_path, row) for row in "abc"]))
+    assert len(read("x", tmp_path)["entries"]) == 24
+
+
+def test_a_writer_that_was_killed_leaves_no_lock(tmp_path):
+    code = """if True:
+        import json, os, signal, sys
+        import zfcore.ledger as ledger
+        ledger.write_atomically = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
+        ledger.record('x', json.loads(sys.argv[1]), sys.argv[2])
+    """
+    command = [sys.executable, "-c", code, json.dumps(entry()), tmp_path]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    record("x", entry(), tmp_path)
+    assert len(read("x", tmp_path)["entries"]) == 1
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(st.lists(st.booleans(), min_size=1, max_size=40))
+def test_outcomes_come_back_bit_by_bit(bits):
+    found = entry(n=len(bits), outcomes=pack_outcomes({"one crop top1": torch.tensor(bits)}))
+    assert outcomes(json.loads(json.dumps(found)), "one crop top1").tolist() == bits
+
+
+def test_ten_thousand_outcomes_take_less_than_two_kilobytes():
+    assert len(pack_outcomes({"top1": torch.ones(10_000, dtype=torch.bool)})["top1"]) < 2000
+
+
+def test_outcomes_that_are_not_there_or_too_few_are_refused():
+    few = entry(n=100, outcomes=pack_outcomes({"one crop top1": torch.ones(10) > 0}))
+    with pytest.raises(LedgerError, match="no outcomes 'ten crops top1'; it has: one crop top1"):
+        outcomes(few, "ten crops top1")
+    with pytest.raises(LedgerError, match="16 outcomes 'one crop top1' for 100 pictures"):
+        outcomes(few, "one crop top1")
+
+
+def test_provenance_completes_an_entry(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/zfcore", "reproduce", "table2", "--row", "a b"])
+    made = provenance("cpu", seconds=12.345)
+    assert made["command"] == "zfcore reproduce table2 --row 'a b'"
+    assert made["seconds"] == 12.3
+    assert made["torch"] == torch.__version__
+    bare = {key: value for key, value in entry().items() if key not in made}
+    record("x", bare | made, tmp_path)
+
+
+def test_the_code_is_told_by_version_and_commit(tmp_path, monkeypatch):
+    assert re.fullmatch(r"\d+\.\d+\.\d+( \([0-9a-f]{12}(\+dirty)?\))?", provenance()["code"])
+    package = tmp_path / "zfcore"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    monkeypatch.setattr(zfcore, "__file__", str(package / "__init__.py"))
+
+    def git(*arguments):
+        name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", tmp_path, *name, *arguments], check=True, capture_output=True)
+
+    assert provenance()["code"] == zfcore.__version__
+    git("init")
+    assert provenance()["code"] == zfcore.__version__, "not a file of this repository"
+    git("add", ".")
+    git("commit", "-m", "a")
+    assert re.fullmatch(rf"{zfcore.__version__} \([0-9a-f]{{12}}\)", provenance()["code"])
+    (package / "__init__.py").write_text("x = 1")
+    assert provenance()["code"].endswith("+dirty)")
+
+
+def test_every_ledger_in_the_book_is_in_order():
+    for path in zfcore.ledger.RESULTS.glob("*.json"):
+        read(path.stem)

@@ -1,0 +1,208 @@
+"""What one unit looks like: pixels, fields, frames, and the sheet that a reader saves."""
+
+import base64
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+
+from zfcore import figures, view
+from zfcore.data import photographs, squares, to_input
+from zfcore.deconvnet import Deconvnet
+from zfcore.model import build, initialize_
+
+SIDE = 24
+
+
+# ------------------------------------------------------------------------------ arrays to pixels
+def test_a_silent_map_is_dark_and_the_peak_of_another_is_its_brightest():
+    silent = view.colour_map(torch.zeros(4, 5))
+    assert silent.shape == (4, 5, 3)
+    assert len(np.unique(silent.reshape(-1, 3), axis=0)) == 1
+    busy = view.colour_map(np.arange(20.0).reshape(4, 5)).astype(int).sum(2)
+    assert busy.argmax() == 19
+    assert (busy[0, 0] == silent[0, 0].astype(int).sum()).all()
+
+
+@settings(deadline=None, max_examples=20, derandomize=True)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 99))
+def test_webp_gives_every_pixel_back(height, width, seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    blob = base64.b64decode(view.data_url(view.as_webp(pixels)).partition("base64,")[2])
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(blob)).convert("RGB")), pixels)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(view.as_png(pixels)))), pixels)
+
+
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(st.integers(1, 30), st.integers(1, 4), st.integers(-9, 4), st.integers(0, 7), st.integers(0, 7))
+def test_a_field_holds_exactly_the_pixels_its_unit_sees(reach, stride, offset, y, x):
+    geometry = SimpleNamespace(receptive_field=(reach, 3), stride=(stride, 2), offset=(offset, 1))
+    field = view.Field.of(geometry, (y, x), SIDE)
+    rows = [p for p in range(SIDE) if offset + y * stride <= p < offset + y * stride + reach]
+    columns = [p for p in range(SIDE) if 1 + 2 * x <= p < 4 + 2 * x]
+    assert list(range(field.top, field.bottom)) == rows
+    assert list(range(field.left, field.right)) == columns
+
+
+@pytest.mark.parametrize("shape", [(80, 120), (120, 80), (64, 64), (30, 90)])
+def test_the_view_shows_the_part_that_the_network_sees(shape):
+    """Paint the network's square: the view is all paint, and one pixel more would not be."""
+    card = {"resize": 64, "input_size": 56}
+    short, painted = min(shape), np.zeros((*shape, 3), np.uint8)
+    extent = 56 * short / 64
+    top, left = ((length - extent) / 2 for length in shape)
+    painted[int(top) : int(top + extent) + 1, int(left) : int(left + extent) + 1] = 255
+    shown = view.close_view(painted, card)
+    assert shown.shape == (view.SIDE, view.SIDE, 3)
+    assert shown[20:-20, 20:-20].min() == 255
+    assert abs(shown.astype(int).mean() - squares([painted], card)[0].mean()) < 12
+
+
+# ------------------------------------------------------------------------------ a network's units
+@pytest.fixture(scope="module")
+def viewer():
+    torch.manual_seed(0)
+    model = build("zfnet-64", num_classes=5, width=0.25).eval()
+    initialize_(model, "he")
+    card = {
+        "input_size": 56, "resize": 64, "scale": 64.0, "mean": [118.0, 117.0, 116.0],
+        "classes": ["n02124075", "a", "b", "c", "d"], "labels": ["cat", "one", "two", "three", "four"],
+    }  # fmt: skip
+    return view.Viewer(model, card)
+
+
+@pytest.fixture(scope="module")
+def seen(viewer):
+    return viewer.look("chelsea", photographs()["chelsea"])
+
+
+def test_layers_are_named_as_the_paper_numbers_them(viewer):
+    assert list(viewer.layers) == ["layer 1", "layer 2", "layer 3", "layer 4", "layer 5"]
+
+
+def test_a_frame_holds_what_the_deconvnet_gives_for_its_unit(viewer, seen):
+    frame = viewer.frame(seen, "layer 3", 7, (4, 9))
+    x = to_input([photographs()["chelsea"]], viewer.card)
+    for rule, shown in frame.projections.items():
+        projection = Deconvnet(viewer.model).project(x, "features.9", 7, (4, 9), rule)[0]
+        np.testing.assert_array_equal(shown, figures.stretch(projection))
+        outside = projection.clone()
+        outside[:, frame.field.top : frame.field.bottom, frame.field.left : frame.field.right] = 0
+        assert not outside.any()
+    panels = frame.panels()
+    assert list(panels) == ["photograph", "map", "patch", *view.RULES] == list(frame.captions())
+    np.testing.assert_array_equal(panels["patch"], frame.field.cut(seen.square))
+    with torch.no_grad():
+        assert frame.value == pytest.approx(
+            viewer.net.activations(x, ["features.9"])["features.9"][0, 7, 4, 9].item()
+        )
+
+
+def test_without_a_unit_it_is_the_strongest(viewer, seen):
+    frame = viewer.frame(seen, "features.13", 3)
+    assert frame.layer == "layer 5"
+    assert frame.value == seen.maps["features.13"][3].max()
+    assert frame.feature == 3
+
+
+def test_the_strongest_features_come_first_and_of_equals_the_lower_number(seen):
+    peaks = seen.maps["features.5"].max((1, 2))
+    assert seen.strongest("features.5", 6) == sorted(range(len(peaks)), key=lambda n: (-peaks[n], n))[:6]
+
+
+def test_the_network_tells_its_best_labels_and_marks_the_true_one(viewer, seen):
+    with torch.no_grad():
+        p = viewer.model(seen.input).softmax(1)[0]
+    assert [words for words, _, _ in seen.guesses] == [
+        viewer.card["labels"][i] for i in p.argsort(descending=True)
+    ]
+    assert seen.guesses[0][1] == pytest.approx(p.max().item())
+    assert [words for words, _, own in seen.guesses if own] == ["cat"]
+
+
+def test_a_silent_unit_is_told_as_such(viewer, seen):
+    activation = seen.maps["features.13"]
+    c, y, x = (int(n) for n in np.argwhere(activation == 0)[0])
+    frame = viewer.frame(seen, "layer 5", c, (y, x))
+    assert "silent" in frame.says()
+    assert (frame.projections["deconvnet"] == view.MID_GREY).all()
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        (("layer 9", 0), "there are: layer 1"),
+        (("layer 1", 12), "0 to 11"),
+        (("layer 1", 0, (56, 0)), "56×56 units"),
+    ],
+)
+def test_a_choice_that_does_not_exist_is_told_with_what_does(viewer, seen, choice, words):
+    with pytest.raises(ValueError, match=words):
+        viewer.frame(seen, *choice)
+
+
+def test_the_saved_sheet_has_six_squares_and_a_frame_where_the_field_is(viewer, seen):
+    frame = viewer.frame(seen, "layer 2", 3, (14, 14))
+    sheet = view.contact_sheet(frame, side=112, gap=4)
+    assert sheet.shape == (112, 6 * 112 + 5 * 4, 3)
+    assert sheet[2 * frame.field.top, 2 * frame.field.left].tolist() == [0, 0, 0]
+    assert frame.file_name() == "chelsea-layer-2-feature-3-unit-14-14.png"
+
+
+# ------------------------------------------------------------------------------ other people's networks
+class Functional(nn.Module):
+    """Convolutions with functional ReLUs, and no classifier."""
+
+    def __init__(self, depth):
+        super().__init__()
+        self.convolutions = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(depth))
+
+    def forward(self, x):
+        for convolution in self.convolutions:
+            x = torch.relu(convolution(x))
+        return x
+
+
+CARD = {"input_size": 16, "resize": 20, "scale": [50.0, 60.0, 70.0], "mean": [1.0, 2.0, 3.0]}
+
+
+def test_another_network_has_its_trace_names_and_no_labels():
+    viewer = view.Viewer(Functional(2).eval(), CARD)
+    assert viewer.layers == {"relu": "relu", "relu_1": "relu_1"}
+    assert viewer.look("mine", np.full((40, 30, 3), 90, np.uint8)).guesses == ()
+
+
+def test_of_many_layers_six_are_taken_evenly():
+    assert list(view.Viewer(Functional(11).eval(), CARD).layers) == [
+        "relu", "relu_2", "relu_4", "relu_6", "relu_8", "relu_10"
+    ]  # fmt: skip
+
+
+def test_a_mean_and_a_scale_of_three_numbers_are_taken_by_colour():
+    pixels = np.full((20, 20, 3), 100, np.uint8)
+    x = view.Viewer(Functional(1).eval(), CARD).look("grey", pixels).input
+    assert x[0, :, 3, 3].tolist() == pytest.approx([99 / 50, 98 / 60, 97 / 70])
+
+
+def test_layers_are_chosen_by_path_or_by_a_name_of_ones_own():
+    model = Functional(3).eval()
+    assert view.Viewer(model, CARD, ["relu_1"]).layers == {"relu_1": "relu_1"}
+    assert view.Viewer(model, CARD, {"early": "relu"}).layers == {"early": "relu"}
+
+
+def test_what_cannot_be_looked_at_is_told():
+    with pytest.raises(ValueError, match=r"call model.eval\(\)"):
+        view.Viewer(Functional(1), CARD)
+    flat = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 14 * 14, 3)).eval()
+    with pytest.raises(ValueError, match=r"no feature maps .* to look at: 3"):
+        view.Viewer(flat, CARD, ["1", "3"])
+    with pytest.raises(ValueError, match="no ReLU here has feature maps; give layers, of 0, 1"):
+        view.Viewer(nn.Sequential(nn.Conv2d(3, 2, 3), nn.Sigmoid()).eval(), CARD)
+    with pytest.raises(ValueError, match="3 classes, but 2 labels"):
+        view.Viewer(flat, CARD | {"labels": ["a", "b"]}).look("x", np.zeros((20, 20, 3), np.uint8))
