@@ -2,10 +2,12 @@
 
     OMP_NUM_THREADS=1 python benchmarks/page.py
 
-One thread each, wall time, medians; the three take turns, so that a busy machine slows all alike. The page is
-the file that ``save_page`` writes, opened from disk in Chromium; its time includes the way to the worker and
-back. ONNX Runtime runs the same exported graphs in Python. PyTorch runs what these explorers run in Lab: the
-network, ``Deconvnet.project``, and one batch of occluded pictures. The bar: at most 3 times PyTorch.
+One thread each, wall time, medians; the rivals take turns, so that a busy machine slows all alike. The page
+is the file that ``save_page`` writes, opened from disk in Chromium; its time includes the way to the worker
+and back. ONNX Runtime runs the same exported graphs in Python. PyTorch runs what the explorers run in Lab:
+the network, ``Deconvnet.project``, and one batch of occluded pictures. For one unit ``Deconvnet.project``
+computes only the cells that the unit depends on; the graphs compute whole maps, as it does for a whole map.
+The bar, at most 3 times PyTorch, is held against the same work; what the window saves has its own column.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from browser import PATIENCE, drawn, open_browser
 
 BAR = 3.0
+RIVALS = ("page", "ONNX Runtime", "PyTorch", "its window")
 OCCLUDER, STRIDE = 14, 6  # 8 × 8 places
 START = """async given => {
     const state = JSON.parse(document.querySelector('.zf-state').text);
@@ -96,6 +99,7 @@ def main(rounds: int = 7) -> int:
             return (
                 in_page("project", layer=layer, **unit),
                 by_runtime(f"project_{layer}", ["projection"], **feeds),
+                by_torch(lambda: net.project(x, layer, 7, "map")),
                 by_torch(lambda: net.project(x, layer, 7, (3, 3))),
             )
 
@@ -103,30 +107,29 @@ def main(rounds: int = 7) -> int:
             "forward": (
                 in_page("forward", outputs=["logits"]),
                 by_runtime("forward", ["logits"], pictures=x.numpy()),
-                by_torch(lambda: model(x)),
+                *[by_torch(lambda: model(x))] * 2,
             ),
             **{f"projection, {name}": projection(path) for name, path in viewer.layers.items()},
             "64 occluded": (
                 in_page("occlude", size=[OCCLUDER] * 2, stride=STRIDE, fill=0),
                 by_runtime("forward", ["logits"], pictures=occluded().numpy()),
-                by_torch(lambda: model(occluded())),
+                *[by_torch(lambda: model(occluded()))] * 2,
             ),
         }
         rows, missed = [], []
         for name, rivals in work.items():
             turns = [[run() for run in rivals] for _ in range(rounds + 1)][1:]  # the first one warms up
-            page_time, runtime_time, torch_time = (
-                statistics.median(times) for times in zip(*turns, strict=True)
-            )
-            ratio = page_time / torch_time
-            if ratio > BAR:
+            spent = [statistics.median(times) for times in zip(*turns, strict=True)]
+            ratios = [spent[0] / other for other in spent[1:]]
+            if ratios[1] > BAR:
                 missed.append(name)
-            times = (f"{1e3 * spent:.1f}" for spent in (page_time, runtime_time, torch_time))
-            rows.append([name, *times, f"{ratio:.1f}×", f"{page_time / runtime_time:.1f}×"])
+            rows.append(
+                [name, *(f"{1e3 * time:.1f}" for time in spent), *(f"{ratio:.1f}×" for ratio in ratios)]
+            )
         version = browser.version
     print(f"zfnet-64, {side} px, one thread, ms; medians of {rounds} turns; torch {torch.__version__}, "
           f"ONNX Runtime {onnxruntime.__version__}, Chromium {version}")  # fmt: skip
-    print(table(["", "page", "ONNX Runtime", "PyTorch", "page/PyTorch", "page/ONNX Runtime"], rows))
+    print(table(["", *RIVALS, *(f"page/{name}" for name in RIVALS[1:])], rows))
     if missed:
         print(f"above {BAR:g} times PyTorch: {', '.join(missed)}")
     return bool(missed)

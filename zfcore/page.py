@@ -48,6 +48,7 @@ SCRIPTS = ("picture.js", "draw.js", "load.js", "worker.js", "network.js", "explo
 RUNTIME_FILES = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 RUNTIME = "runtime"  # the name of its asset, here and in load.js
 PIECE = 3 << 19  # bytes of gzip in one script: the reader sees the progress at each
+LONG_NAME = 12  # characters of a layer's name that fit beside its maps in the usual size
 STRONGEST = 8  # small maps of each layer
 LARGEST = 7_500_000  # weights of a network that a page takes whole: 20 MB, and 5 for the runtime
 
@@ -117,7 +118,7 @@ def _figure_html(name: str, pixels: np.ndarray, caption: str, frame: Frame, live
     elif name == "map":
         longest, (y, x) = max(height, width), frame.unit
         mark = _mark_html(longest, (x + (longest - width) / 2, y + (longest - height) / 2, 1, 1))
-        small = f" <small>{escape(frame.path)}</small>"
+        small = f" <small>{escape(frame.path if frame.path != frame.layer else '')}</small>"
     stage = f'<img src="{image}" alt="{escape(alt)}" class="{_pixels_class(pixels)}">{mark}'
     if name == "map" and live:
         words = "Choose a unit of the map: click, or use the arrow keys"
@@ -166,7 +167,8 @@ def _layer_html(frame: Frame, name: str, path: str, live: bool) -> str:
             )
         else:
             cells.append(f'<span class="zf-cell{" zf-chosen" if chosen else ""}">{image}</span>')
-    return f'<div class="zf-layer"><span>{escape(name)}</span>{"".join(cells)}</div>'
+    long = ' class="zf-long"' if len(name) > LONG_NAME else ""
+    return f'<div class="zf-layer"><span{long}>{escape(name)}</span>{"".join(cells)}</div>'
 
 
 def _guesses_html(guesses: Sequence[tuple[str, float, bool]]) -> str:

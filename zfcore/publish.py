@@ -372,7 +372,9 @@ def _build(root: Path, stage: Path) -> Path:
     log = root / "_build" / "jupyter-book.log"
     log.write_text(result.stdout, encoding="utf-8")
     if result.returncode:
-        complaints = [line for line in result.stdout.splitlines() if re.search("WARNING|ERROR", line)]
+        complaints = [
+            line for line in result.stdout.splitlines() if re.search("WARNING|ERROR|exception: ", line)
+        ]
         raise BookError("\n".join(["Jupyter Book refuses the pages:", *complaints, f"all it said: {log}"]))
     record.unlink(missing_ok=True)
     shutil.rmtree(html, ignore_errors=True)

@@ -342,7 +342,7 @@ class Explorer {
     const words = fill(state.words.map, { layer, feature });
     this.#paint(this.#panel("map"), colourMap(map, width, this.colours), words);
     find(this.#panel("map"), "figcaption span", HTMLElement).textContent = words;
-    find(this.#panel("map"), "figcaption small", HTMLElement).textContent = path;
+    find(this.#panel("map"), "figcaption small", HTMLElement).textContent = path === layer ? "" : path;
     const shift = [(Math.max(height, width) - height) / 2, (Math.max(height, width) - width) / 2];
     this.#mark("map", Math.max(height, width), { top: y + shift[0], left: x + shift[1], bottom: y + shift[0] + 1, right: x + shift[1] + 1 }, true);
     this.#mark("photograph", square.width, field, true);
