@@ -117,7 +117,7 @@ class LabelledPictures(Pictures):
 
     @cached_property
     def sha256(self) -> str:
-        """What these pictures are: SHA-256 over names, labels and pixels, in their order."""
+        """SHA-256 over names, labels and pixels, in their order."""
         return self._hash(self.pixels.contiguous().numpy())
 
     def on(self, device: str | torch.device) -> Tensor:
@@ -236,7 +236,7 @@ class PackedPictures(Pictures):
 
     @cached_property
     def sha256(self) -> str:
-        """What these pictures are: SHA-256 over names, labels and the pack's pixels, in their order."""
+        """SHA-256 over names, labels and the pack's pixels, in their order."""
         return self._hash(self.content.encode())
 
 

@@ -179,7 +179,7 @@ def provenance(
         "code": _code_version(),
         "torch": torch.__version__,
         "device": machine,
-        "seconds": round(seconds, 1),
+        "seconds": round(seconds, 3),
         "command": command or shlex.join(["zfcore", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
     }

@@ -9,13 +9,13 @@ unit can see of the square is told by the part of its receptive field that is co
 part) its *state*. A unit's value then depends on its row state and its column state alone, so that one
 table, changed row states × changed column states, holds a layer for all positions together: small in the
 first layers, where positions share their states, and never larger than what the square reaches. Between
-the tables (:class:`_Tables`) every operation on maps is exact, one of three kinds:
+the tables (``_Tables``) every operation on maps is exact, one of three kinds:
 
 - a cell-wise operation works on the entries of the table;
 - a window operation has the windows of its changed states laid side by side, and runs once, its stride
   as large as its window;
 - a convolution of stride 1 is linear, so that the difference from the unoccluded picture goes through
-  it alone; in tiles, as a product of polynomials (:class:`_TileConv`), which takes a quarter to a half
+  it alone; in tiles, as a product of polynomials (``_TileConv``), which takes a quarter to a half
   of the multiplications.
 
 After the last operation on maps, each position's maps are put together and go on as a batch. This

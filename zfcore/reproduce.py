@@ -69,7 +69,7 @@ class Row:
     alone: bool = False
 
 
-#: What the numbers of :attr:`Row.paper` are: errors in %.
+#: What the paper's numbers of a row are, errors in %.
 COLUMNS = {
     "table1": ("val top1", "val top5", "test top5"),
     "table2": ("train top1", "val top1", "val top5"),
@@ -102,7 +102,7 @@ TABLE1 = (
     ),
 )  # fmt: skip
 
-#: The other rows of Table 1: citations, which nobody here can run.
+#: The other rows of Table 1, citations, which nobody here can run.
 TABLE1_CITED = (
     Row("krizhevsky-1", "Krizhevsky et al., 1 convnet", (40.7, 18.2, None)),
     Row("krizhevsky-5", "Krizhevsky et al., 5 convnets", (38.1, 16.4, 16.4)),
@@ -246,7 +246,7 @@ class Experiment:
 
     @property
     def alpha(self) -> float:
-        """α of the contrast norm: Krizhevsky's where inputs are his, larger where they are divided."""
+        """The contrast norm's α, which is Krizhevsky's where inputs are his, larger where they are divided."""
         return 1e-4 if self.recipe.scale == 1 else 1e-2
 
     def folder(self, row: Row, seed: int) -> Path:
