@@ -195,7 +195,7 @@ def test_provenance_completes_an_entry(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/zfcore", "reproduce", "table2", "--row", "a b"])
     made = provenance("cpu", seconds=12.345)
     assert made["command"] == "zfcore reproduce table2 --row 'a b'"
-    assert made["seconds"] == 12.3
+    assert made["seconds"] == 12.345
     assert made["torch"] == torch.__version__
     bare = {key: value for key, value in entry().items() if key not in made}
     record("x", bare | made, tmp_path)

@@ -246,7 +246,7 @@ class Experiment:
 
     @property
     def alpha(self) -> float:
-        """The contrast norm's α, which is Krizhevsky's where inputs are his, larger where they are divided."""
+        """The contrast norm's α, Krizhevsky's where inputs are his, larger where they are divided."""
         return 1e-4 if self.recipe.scale == 1 else 1e-2
 
     def folder(self, row: Row, seed: int) -> Path:
