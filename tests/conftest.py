@@ -5,6 +5,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import torch
 
 ARCHIVES = Path(__file__).parents[2] / "shared" / "data"
 
@@ -22,3 +23,12 @@ def tiny_imagenet_root(tmp_path_factory) -> Path:
     with tarfile.open(archive) as tar:
         tar.extractall(root, filter="data")
     return root
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Nets of this size are slower on several threads, far slower where other work keeps the cores busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

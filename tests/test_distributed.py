@@ -15,7 +15,10 @@ from torch import nn
 from zfcore import train as room
 from zfcore.train import SMALL, DivergedError, augment, train
 
-pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this build of PyTorch has no gloo")
+pytestmark = [
+    pytest.mark.skipif(not dist.is_gloo_available(), reason="this build of PyTorch has no gloo"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 # All at once: momentum, weight decay, clipping, renormalisation, averaging, and dropout in the network.
 RECIPE = replace(SMALL, name="test", batch_size=6, warmup_steps=2, clip=0.5, radius=0.2, average=0.9)
@@ -100,14 +103,6 @@ def end(processes):
 
 
 # ------------------------------------------------------------------------------ and what comes of it
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module", params=[2, 3])
 def found(request, context, tmp_path_factory):
     folder = tmp_path_factory.mktemp(f"world-{request.param}")

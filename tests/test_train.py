@@ -38,6 +38,7 @@ from zfcore.train import (
     train,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS = 4  # 22 pictures in batches of 6: the last one has 4
 RECIPE = replace(SMALL, name="test", batch_size=6, warmup_steps=2, epochs=3)
 
@@ -69,15 +70,6 @@ def assert_same(a, b):
     for (name, p), q in zip(a.model.state_dict().items(), b.model.state_dict().values(), strict=True):
         assert torch.equal(p, q), name
     assert [{**row, "seconds": 0} for row in a.history] == [{**row, "seconds": 0} for row in b.history]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Nets of this size are slower on several threads, far slower where other work keeps the cores busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import base64
 import io
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from zfcore import figures, view
 from zfcore.data import photographs, squares, to_input
 from zfcore.deconvnet import Deconvnet
 from zfcore.model import build, initialize_
+from zfcore.trace import Geometry
 
 SIDE = 24
 
@@ -42,7 +42,7 @@ def test_webp_gives_every_pixel_back(height, width, seed):
 @settings(deadline=None, max_examples=50, derandomize=True)
 @given(st.integers(1, 30), st.integers(1, 4), st.integers(-9, 4), st.integers(0, 7), st.integers(0, 7))
 def test_a_field_holds_exactly_the_pixels_its_unit_sees(reach, stride, offset, y, x):
-    geometry = SimpleNamespace(receptive_field=(reach, 3), stride=(stride, 2), offset=(offset, 1))
+    geometry = Geometry((reach, 3), (stride, 2), (offset, 1))
     field = view.Field.of(geometry, (y, x), SIDE)
     rows = [p for p in range(SIDE) if offset + y * stride <= p < offset + y * stride + reach]
     columns = [p for p in range(SIDE) if 1 + 2 * x <= p < 4 + 2 * x]

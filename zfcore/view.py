@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from zfcore.data import Picture, decode, squares, to_input
 from zfcore.deconvnet import Deconvnet
 from zfcore.figures import FRAME, MAPS, stretch
-from zfcore.trace import pair
+from zfcore.trace import Geometry
 
 MID_GREY = 128  # what a projected zero looks like, and what lies behind every feature picture
 CRISP_BELOW = 24  # pictures with fewer pixels a side are enlarged as squares: blurred, they lose their cells
@@ -137,15 +137,9 @@ class Field:
     right: int
 
     @classmethod
-    def of(cls, geometry, unit: tuple[int, int], side: int) -> Field:
-        """The field of ``unit`` = (y, x), clipped to a square picture of ``side`` pixels.
-
-        ``geometry`` has ``receptive_field``, ``stride`` and ``offset`` in pixels (``zfcore.trace``).
-        """
-        extent, stride, offset = map(pair, (geometry.receptive_field, geometry.stride, geometry.offset))
-        first = [o + u * s for o, u, s in zip(offset, unit, stride, strict=True)]
-        last = [f + e for f, e in zip(first, extent, strict=True)]
-        return cls(*(min(max(edge, 0), side) for edge in (*first, *last)))
+    def of(cls, geometry: Geometry, unit: tuple[int, int], side: int) -> Field:
+        """The field of ``unit`` = (y, x), clipped to a square picture of ``side`` pixels."""
+        return cls(*(min(max(edge, 0), side) for edge in geometry.box(*unit)))
 
     def cut(self, picture: np.ndarray) -> np.ndarray:
         """This part of (H, W, 3)."""
