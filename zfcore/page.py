@@ -529,8 +529,7 @@ def save_page(
         runtime=scripts_html({RUNTIME: asset(RUNTIME, runtime_pack())}),
         script=script(),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    models.write_atomically(path, text.encode())
     return path
 
 
