@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import open_browser
 
 ARCHIVES = Path(__file__).parents[2] / "shared" / "data"
 
@@ -32,3 +33,10 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """The one Chromium of all tests: a second one beside it would want an event loop of its own."""
+    with open_browser() as running:
+        yield running

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from browser import open_browser
 
 ROOT = Path(__file__).parent.parent
 PICTURES = "[...document.querySelectorAll('.jp-OutputArea img')].map(i => i.src).join('|')"
@@ -46,20 +45,20 @@ def address(server, log):
     raise AssertionError(f"JupyterLab does not start: {log.read_text()}")
 
 
-def test_an_explorer_answers_in_jupyterlab(lab):
+def test_an_explorer_answers_in_jupyterlab(lab, browser):
     url, token = lab
-    with open_browser() as browser:
-        page = browser.new_page(viewport={"width": 1280, "height": 1600})
-        page.set_default_timeout(180_000)
-        page.goto(f"{url}/lab/tree/index.ipynb?reset&token={token}")
-        page.locator(".jp-Notebook .jp-Cell").first.wait_for()
-        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # before that, Run All is lost
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        select = page.locator(".jp-OutputArea select").nth(1)
-        select.wait_for()
-        select.scroll_into_view_if_needed()
-        before = page.evaluate(PICTURES)
-        select.select_option(index=select.evaluate("s => (s.selectedIndex + 1) % s.options.length"))
-        page.wait_for_function(f"before => {PICTURES} !== before", arg=before)
-        assert page.locator(".jp-OutputArea [data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+    page = browser.new_page(viewport={"width": 1280, "height": 1600})
+    page.set_default_timeout(180_000)
+    page.goto(f"{url}/lab/tree/index.ipynb?reset&token={token}")
+    page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # before that, Run All is lost
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    select = page.locator(".jp-OutputArea select").nth(1)
+    select.wait_for()
+    select.scroll_into_view_if_needed()
+    before = page.evaluate(PICTURES)
+    select.select_option(index=select.evaluate("s => (s.selectedIndex + 1) % s.options.length"))
+    page.wait_for_function(f"before => {PICTURES} !== before", arg=before)
+    assert page.locator(".jp-OutputArea [data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+    page.close()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from browser import DROP, Reader, drawn, open_browser, panels
+from browser import DROP, Reader, drawn, panels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -321,12 +321,6 @@ def test_the_wheel_brings_what_a_page_is_made_of():
     for name in (*page.SCRIPTS, *page.RUNTIME_FILES, "explorer.css", "report.html", "runtime-licence.txt"):
         assert (page.WEB / name).exists(), name
         assert any(fnmatch.fnmatch(f"web/{name}", pattern) for pattern in patterns), name
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

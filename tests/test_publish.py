@@ -9,7 +9,7 @@ import nbformat
 import pytest
 import torch
 import yaml
-from browser import Reader, drawn, open_browser, panels
+from browser import Reader, drawn, panels
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from typer.testing import CliRunner
 
@@ -338,23 +338,22 @@ def write_page(html, viewer):
     return start
 
 
-def test_a_changed_weights_file_changes_what_the_page_computes(weights, tmp_path):
+def test_a_changed_weights_file_changes_what_the_page_computes(weights, browser, tmp_path):
     html = tmp_path / "html"
     app = SimpleNamespace(outdir=html, builder=SimpleNamespace(format="html"))
     shown, networks = [], []
-    with open_browser() as browser:
-        for seed in (0, 1):
-            start = write_page(html, weights(seed))
-            room._add_networks(app, None)
-            networks.append({file.name for file in (html / "_static" / "zfcore").glob("zfnet-64-*")})
-            reader = Reader(browser)
-            tab = reader(html / "book" / "page.html")
-            tab.get_by_role("button", name="Start the network").click()
-            explorer = tab.locator(".zf-explorer")
-            drawn(explorer)
-            shown.append(panels(explorer)["deconvnet"].astype(int))
-            assert abs(shown[-1] - start.panels()["deconvnet"]).mean() <= 1
-            reader.close()
+    for seed in (0, 1):
+        start = write_page(html, weights(seed))
+        room._add_networks(app, None)
+        networks.append({file.name for file in (html / "_static" / "zfcore").glob("zfnet-64-*")})
+        reader = Reader(browser)
+        tab = reader(html / "book" / "page.html")
+        tab.get_by_role("button", name="Start the network").click()
+        explorer = tab.locator(".zf-explorer")
+        drawn(explorer)
+        shown.append(panels(explorer)["deconvnet"].astype(int))
+        assert abs(shown[-1] - start.panels()["deconvnet"]).mean() <= 1
+        reader.close()
     assert shown[0].shape != shown[1].shape or abs(shown[0] - shown[1]).mean() > 1
     assert networks[0].isdisjoint(networks[1])
 
