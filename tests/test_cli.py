@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from zfcore.cli import app, main
 from zfcore.data import PackedPictures
 from zfcore.evaluate import errors
+from zfcore.ledger import find
 from zfcore.model import load
 from zfcore.pack import pack
 from zfcore.train import RECIPES, Recipe
@@ -128,7 +129,7 @@ def trained(packed):
     """A run with everything: half of the pictures, values of its own, snapshots."""
     options = ("--shard", "0of2", "--epochs", "2", "--clip", "none", "--dropout", "0.2", "--snapshots", "1,2")
     out = packed / "runs" / "all"
-    finish(start(packed, "--out", str(out), *options))
+    finish(start(packed, "--out", str(out), "--record", "training", "--results", str(packed), *options))
     return out, options
 
 
@@ -147,6 +148,17 @@ def test_a_card_tells_all_that_made_the_weights(trained, packed):
     assert f"--out {Path('runs', 'all')}" in card["command"]  # no path of this machine
     assert set(card["error"]) == {"one crop", "ten crops"}
     assert errors(network, PackedPictures.open(packed / "tiny", "val"), card) == card["error"]["one crop"]
+
+
+def test_a_training_writes_its_errors_and_its_history_into_the_ledger(trained, packed):
+    card = load(trained[0] / "alexnet-64.safetensors")[1]
+    [entry] = find("training", packed, row="alexnet-64", seed=0, epochs=2)
+    errors, history = entry["values"], entry["values"]["history"]
+    assert {name: errors[name] for name in ("top1", "top5")} == card["error"]["one crop"]
+    assert errors["ten crops top1"] == card["error"]["ten crops"]["top1"]
+    assert [epoch["epoch"] for epoch in history] == [1, 2]
+    assert (entry["weights_sha256"], entry["command"]) == (card["sha256"], card["command"])
+    assert entry["seconds"] == pytest.approx(sum(epoch["seconds"] for epoch in history))
 
 
 def test_a_snapshot_is_the_network_of_its_epoch(trained):

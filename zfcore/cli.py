@@ -153,6 +153,10 @@ def train(
     workers: Annotated[
         int | None, typer.Option(help="Processes that decode packed pictures. Default: a core each.", min=0)
     ] = None,
+    record: Annotated[
+        str | None, typer.Option(help="Write the errors and the history into this ledger.")
+    ] = None,
+    results: Annotated[Path | None, typer.Option(help="Folder of the ledger; default: book/results.")] = None,
     checkpoint_seconds: Annotated[
         float, typer.Option(help="A killed run loses so much at most.", min=0)
     ] = 300,
@@ -169,6 +173,7 @@ def train(
     import torch
 
     from zfcore import data as datasets
+    from zfcore import ledger
     from zfcore import model as models
     from zfcore.evaluate import errors
     from zfcore.fetch import DATASETS
@@ -271,6 +276,30 @@ def train(
             for words, crops in (("one crop", 1), ("ten crops", 10))
         }
         models.save(weights, network, run.mean, card)
+        if record:
+            entry = _entry_of_training(weights, run.history, validation)
+            ledger.record(record, entry, results or ledger.RESULTS)
+
+
+def _entry_of_training(weights: Path, history: list[dict], validation) -> dict:
+    """The ledger's entry of a training: how it went, epoch by epoch, and what its weights reach."""
+    from zfcore import ledger
+
+    card = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+    one, ten = card["error"]["one crop"], card["error"]["ten crops"]
+    values = one | {f"ten crops {name}": error for name, error in ten.items()} | {"history": history}
+    return {
+        "row": card["architecture"],
+        "seed": card["seed"],
+        "values": values,
+        "n": len(validation),
+        "data": card["data"],
+        "data_sha256": validation.sha256,
+        "config": {key: card[key] for key in ("settings", "epochs", "width", "shard", "start")},
+        "weights_sha256": card["sha256"],
+        **ledger.provenance(seconds=sum(epoch["seconds"] for epoch in history), command=card["command"]),
+        "device": card["made_on"],
+    }
 
 
 def _say_it_is_complete(weights: Path, card: dict) -> None:
@@ -443,7 +472,7 @@ def evaluate(
     from zfcore import evaluate as judging
     from zfcore import ledger
     from zfcore.data import data_set
-    from zfcore.model import load
+    from zfcore.model import load, write_atomically
 
     networks = {name: load(name) for name in weights}
     data = data or networks[weights[0]][1]["data"]
@@ -465,7 +494,8 @@ def evaluate(
     if confusion:
         lines = [["", *pictures.classes]]
         lines += [[c, *row] for c, row in zip(pictures.classes, verdict.confusion.tolist(), strict=True)]
-        confusion.write_text("".join(",".join(map(str, line)) + "\n" for line in lines), encoding="utf-8")
+        text = "".join(",".join(map(str, line)) + "\n" for line in lines)
+        write_atomically(confusion, text.encode())
     for name, verdict in verdicts.items() if record else ():
         cards = [networks[name][1]] if name in networks else [card for _, card in networks.values()]
         entry = {
