@@ -120,3 +120,29 @@ def test_curves_run_from_one_and_explain_their_names_once():
     assert not apart.legends
     assert apart.axes[0].get_legend() is None
     assert [axes.get_xlabel() for axes in apart.axes] == ["step", "epoch"]
+
+
+def test_a_band_lies_around_its_curve_and_x_is_as_given():
+    figure = figures.curves(
+        {"distance": {"near": [0.0, 1.0]}},
+        "shift",
+        x=[-3, 3],
+        bands={"distance": {"near": ([0, 0.5], [0, 2])}},
+    )
+    [axes] = figure.axes
+    assert list(axes.lines[0].get_xdata()) == [-3, 3]
+    [band] = axes.collections
+    assert band.get_datalim(axes.transData).y1 == 2
+
+
+def test_an_interval_that_holds_zero_has_a_hollow_point():
+    points = {"paper": [(2.0, 2.0, 2.0), None], "here": [(1.5, -0.5, 3.5), (-4.0, -5.0, -3.0)]}
+    figure = figures.intervals(["a", "b"], points, "difference")
+    [axes] = figure.axes
+    filled = [
+        line.get_markerfacecolor()
+        for line in axes.lines
+        if line.get_marker() in "os" and len(line.get_xdata())
+    ]
+    assert filled == ["C0", "white", "C1"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b"]

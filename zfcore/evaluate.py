@@ -287,6 +287,15 @@ class Difference:
     interval: tuple[float, float]
     tie: bool
 
+    @property
+    def sign(self) -> int:
+        """0 for a tie, else -1 where a errs less often than b, and 1 where it errs more often."""
+        return 0 if self.tie else 1 if self.points > 0 else -1
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.points:+.1f} points ({low:+.1f} to {high:+.1f})".replace("-", "−")
+
 
 def paired_difference(wrong_a: Tensor, wrong_b: Tensor) -> Difference:
     """Compare two networks, or two recipes of several seeds each, over the same pictures.

@@ -271,13 +271,16 @@ def curves(
     panels: Mapping[str, Mapping[str, Sequence[float]]],
     xlabel: str | Mapping[str, str],
     levels: Mapping[str, tuple[str, float]] | None = None,
+    x: Sequence[float] | None = None,
+    bands: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]] | None = None,
     width: float = WIDTH,
 ) -> Figure:
-    """Curves side by side: ``{y label: {name: values for x = 1, 2, …}}``.
+    """Curves side by side: ``{y label: {name: values for x = 1, 2, …}}``, or for the ``x`` given.
 
     ``xlabel`` is one for all panels, or one for each, ``{y label: x label}``. ``levels`` draws a
-    dashed line in a panel, ``{y label: (words, height)}``. Names that all panels share are explained
-    once, above them; the others in their panel, if there are several.
+    dashed line in a panel, ``{y label: (words, height)}``; ``bands`` a band around a curve,
+    ``{y label: {name: (low, high)}}``. Names that all panels share are explained once, above them; the
+    others in their panel, if there are several.
     """
     figure = Figure(figsize=(width, 0.36 * width), layout="constrained")
     shared = len({tuple(lines) for lines in panels.values()}) == 1
@@ -286,7 +289,10 @@ def curves(
     ):
         for name, values in lines.items():
             style = {"marker": "o" if len(values) <= 30 else None, "markersize": 3}
-            axes.plot(range(1, len(values) + 1), values, label=name, **style)
+            places = range(1, len(values) + 1) if x is None else x
+            [line] = axes.plot(places, values, label=name, **style)
+            if bands and name in bands.get(ylabel, {}):
+                axes.fill_between(places, *bands[ylabel][name], color=line.get_color(), alpha=0.2, lw=0)
         if levels and ylabel in levels:
             words, height = levels[ylabel]
             axes.axhline(height, color="#666666", linestyle="--", linewidth=1)
@@ -296,9 +302,43 @@ def curves(
             )  # fmt: skip
         axes.set_xlabel(xlabel if isinstance(xlabel, str) else xlabel[ylabel])
         axes.set_ylabel(ylabel)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0] if min(map(min, lines.values())) < 0 else 0.0))
         if len(lines) > 1 and not shared:
             axes.legend()
     if len(lines) > 1 and shared:
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=len(lines))
+    return figure
+
+
+def intervals(
+    rows: Sequence[str],
+    series: Mapping[str, Sequence[tuple[float, float, float] | None]],
+    xlabel: str,
+    width: float = WIDTH,
+) -> Figure:
+    """One line for each row, and on it a point (value, low, high) of every series; ``None`` leaves it out.
+
+    A point without an interval has low = high = value. Where an interval holds zero the point is
+    hollow: the difference it stands for is none.
+    """
+    figure = Figure(figsize=(width, 0.6 + 0.26 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, points) in enumerate(series.items()):
+        colour, shift = f"C{number}", 0.16 * (2 * number - len(series) + 1)
+        for place, point in enumerate(points):
+            if point is None:
+                continue
+            value, low, high = point
+            hollow = low < 0 < high
+            axes.errorbar(
+                value, place + shift, xerr=[[value - low], [high - value]], color=colour, capsize=2,
+                marker="os^D"[number % 4], markersize=4.5, markerfacecolor="white" if hollow else colour,
+            )  # fmt: skip
+        axes.plot([], [], color=colour, marker="os^D"[number % 4], linestyle="none", label=name)
+    axes.axvline(0, color="#666666", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(xlabel)
+    figure.legend(loc="outside upper center", ncols=len(series))
     return figure
