@@ -9,7 +9,7 @@ from torch import nn
 
 from zfcore.data import LabelledPictures, patches
 from zfcore.deconvnet import Deconvnet
-from zfcore.evolution import EPOCHS, Evolution
+from zfcore.evolution import EPOCHS, Evolution, convergence, jumps
 from zfcore.train import Recipe, train
 
 SIZE, SIDE = 16, 18
@@ -179,3 +179,39 @@ def test_a_training_killed_after_a_snapshot_writes_the_same_one_again(tmp_path):
 
 def test_the_epochs_are_those_of_the_figure():
     assert EPOCHS == (1, 2, 5, 10, 20, 30, 40, 64)
+
+
+def record(answers, images=((0, 0),), projections=None):
+    """What `collect` gives of one layer: answers (E, M, F), images (E, M), projections (E, M, 3, R, R)."""
+    return {
+        "layers": np.array(["layer 1"]),
+        "layer 1 answers": np.array(answers, np.float16),
+        "layer 1 images": np.array(images),
+        "layer 1 projections": np.zeros((1, 1, 3, 2, 2), np.int8) if projections is None else projections,
+    }
+
+
+def test_convergence_is_the_correlation_with_the_last_answers():
+    draw = np.random.default_rng(0)
+    answers = draw.normal(size=(4, 3, 20)).astype(np.float16)
+    found = convergence(record(answers))["layer 1"]
+    for epoch in range(4):
+        for m in range(3):
+            expected = np.corrcoef(answers[epoch, m].astype(float), answers[-1, m].astype(float))[0, 1]
+            assert found[epoch, m] == pytest.approx(expected, abs=1e-12)
+    np.testing.assert_allclose(found[-1], 1)
+
+
+def test_a_map_that_answers_all_alike_has_no_convergence():
+    found = convergence(record([[[0, 0, 0], [1, 2, 3]], [[1, 2, 4], [3, 2, 1]]]))["layer 1"]
+    np.testing.assert_array_equal(np.isnan(found), [[True, False], [False, False]])
+    assert found[0, 1] == pytest.approx(-1)
+
+
+def test_a_jump_is_another_picture_or_another_projection():
+    same, other, faint = np.zeros((3, 3, 2, 2), np.int8)
+    same[0], other[1], faint[0] = 100, 50, 20
+    projections = np.array([[same, same], [faint, other], [faint, np.zeros_like(same)]])
+    changed, likeness = jumps(record([[[0]]], [[4, 7], [4, 8], [5, -1]], projections))["layer 1"]
+    np.testing.assert_array_equal(changed, [[False, True], [True, True]])
+    np.testing.assert_allclose(likeness, [[1, 0], [1, np.nan]])  # as bright or not, it is the same picture

@@ -199,6 +199,40 @@ class Evolution:
         return arrays
 
 
+def convergence(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """How near each map's answers are to its final ones: Pearson's r, for every layer (E, M) in [-1, 1].
+
+    ``arrays`` is what :meth:`Evolution.collect` gives, or its file. The answers are to the F fixed
+    pictures; where a map answers all alike, then or in the end, there is no r, and the entry is NaN.
+    """
+    found = {}
+    for name in arrays["layers"].tolist():
+        answers = arrays[f"{name} answers"].astype(np.float64)  # (E, M, F)
+        centred = answers - answers.mean(2, keepdims=True)
+        length = np.sqrt((centred**2).sum(2))  # (E, M)
+        with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is promised
+            found[name] = (centred * centred[-1]).sum(2) / (length * length[-1])
+    return found
+
+
+def jumps(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What happens from one snapshot to the next: for every layer (changed, likeness), both (E-1, M).
+
+    ``changed`` bool: another picture has become the strongest. ``likeness`` in [-1, 1] is the cosine of
+    the two projections, value by value; NaN where a map answers to nothing in one of the two. A jump of
+    Fig. 4 is a low likeness.
+    """
+    found = {}
+    for name in arrays["layers"].tolist():
+        images, flat = arrays[f"{name} images"], arrays[f"{name} projections"].astype(np.float64)
+        flat = flat.reshape(*flat.shape[:2], -1)  # (E, M, 3RR); scales do not turn a cosine
+        length = np.sqrt((flat**2).sum(2))
+        with np.errstate(invalid="ignore"):
+            likeness = (flat[1:] * flat[:-1]).sum(2) / (length[1:] * length[:-1])
+        found[name] = images[1:] != images[:-1], likeness
+    return found
+
+
 def _cut(picture: Tensor, top: int, left: int, side: int) -> Tensor:
     """The square of (C, H, W) at that corner; what lies outside the picture is 0."""
     padded = F.pad(picture, (side, side, side, side))
