@@ -287,8 +287,10 @@ def test_layers_that_are_missing_or_foreign_are_refused(tmp_path):
         first_layers("fig5-7x7-1", tmp_path)
     (tmp_path / "fig5").mkdir()
     (tmp_path / "fig5/free.safetensors").write_bytes(b"x")
-    (tmp_path / "fig5/free.json").write_text(json.dumps({"sha256": "y"}))
-    with pytest.raises(ValueError, match="is not the file that its card describes"):
+    (tmp_path / "fig5/free.json").write_text(
+        json.dumps({"sha256": "y", "architecture": "zfnet-64-coarse", "num_classes": 200, "input_size": 56})
+    )
+    with pytest.raises(ValueError, match="is not the file that free"):
         first_layers("free", tmp_path)
 
 

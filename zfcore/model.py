@@ -25,6 +25,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -507,7 +508,10 @@ def load(name: str | os.PathLike) -> tuple[nn.Module, dict]:
 
 
 def network_of(card: dict) -> nn.Module:
-    """The network that a card describes, without its weights: ``architecture`` as :func:`load` tells."""
+    """The network that a card describes, without its weights: ``architecture`` as :func:`load` tells.
+
+    A card with ``until`` describes its first layers only (:func:`until`).
+    """
     library, _, name = card["architecture"].rpartition(".")
     if library == "torchvision":
         from torchvision.models import get_model  # takes a second that most readers need not wait
@@ -516,7 +520,17 @@ def network_of(card: dict) -> nn.Module:
             model = get_model(name, num_classes=card["num_classes"])
         return model.to_empty(device="cpu")
     options = {key: card[key] for key in ("groups", "width", "alpha") if key in card}
-    return build(card["architecture"], card["num_classes"], card["input_size"], **options)
+    network = build(card["architecture"], card["num_classes"], card["input_size"], **options)
+    return until(network, card["until"]) if "until" in card else network
+
+
+def until(network: ConvNet, layer: str) -> nn.Module:
+    """The first layers of a network, up to ``layer`` of its ``named_layers()`` (``"relu2"``), nothing copied.
+
+    The module's ``features`` are the network's, under the same names; its output are that layer's maps.
+    """
+    last = int(network.architecture.named_layers()[layer].removeprefix("features."))
+    return nn.Sequential(OrderedDict(features=network.features[: last + 1]))
 
 
 def save(

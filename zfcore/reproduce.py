@@ -22,18 +22,15 @@ Example::
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import statistics
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -43,7 +40,7 @@ from zfcore.evaluate import judge, outcomes, percent
 from zfcore.evolution import EPOCHS, Evolution
 from zfcore.fetch import DATASETS
 from zfcore.ledger import RESULTS, find, pack_outcomes, provenance, record
-from zfcore.model import ARCHITECTURES, build, load, network_of, save
+from zfcore.model import ARCHITECTURES, build, load, save, until
 from zfcore.train import PAPER, SMALL, CheckpointError, DivergedError, Recipe, train
 
 
@@ -412,7 +409,7 @@ def keep_first_layers(experiment: Experiment, row: Row, seed: int) -> Path:
     """
     network, card = load(experiment.folder(row, seed) / "weights.safetensors")
     path = _first_layers_file(row.name, experiment.results)
-    save(path, _until_layer_2(network), card["mean"], card | {"until": "relu2"})
+    save(path, until(network, "relu2"), card["mean"], card | {"until": "relu2"})
     return path
 
 
@@ -432,23 +429,11 @@ def first_layers(row: str, results: str | os.PathLike = RESULTS) -> tuple[nn.Mod
     path = _first_layers_file(row, results)
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; run `zfcore reproduce fig5 --row {row}`")
-    card, blob = json.loads(path.with_suffix(".json").read_text(encoding="utf-8")), path.read_bytes()
-    if hashlib.sha256(blob).hexdigest() != card["sha256"]:
-        raise ValueError(f"{path} is not the file that its card describes (sha256 differs); make it again")
-    tensors = {name: tensor.float() for name, tensor in safetensors.torch.load(blob).items()}
-    card["mean"] = tensors.pop("mean")
-    network = _until_layer_2(network_of(card))
-    network.load_state_dict(tensors)
-    return network.eval(), card
+    return load(path)
 
 
 def _first_layers_file(row: str, results: str | os.PathLike) -> Path:
     return Path(results) / "fig5" / f"{row}.safetensors"
-
-
-def _until_layer_2(network: nn.Module) -> nn.Module:
-    last = int(network.architecture.named_layers()["relu2"].removeprefix("features."))
-    return nn.Sequential(OrderedDict(features=network.features[: last + 1]))
 
 
 def _evolved(experiment: Experiment, row: Row, seed: int) -> dict[str, Any]:
