@@ -1,5 +1,6 @@
 """Packs: squares in tar shards, read back in any order, resumed after a kill, refused by name."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -275,6 +276,21 @@ def test_a_picture_that_cannot_be_read_is_named_with_its_shard(source, tmp_path,
         file.write(b"\0" * 40)
     with pytest.raises(ValueError, match=rf"n02/n02_2\.JPEG\) cannot be read .*train-00000{shard}\.tar"):
         list(batches(pictures, [torch.tensor([7])], workers=workers))
+
+
+def test_no_worker_outlives_an_error_or_a_reader_who_leaves(packed):
+    def fails():
+        yield torch.tensor([0])
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        list(batches(packed, fails(), workers=1))
+    assert not multiprocessing.active_children()
+    left = batches(packed, iter(torch.arange(15).split(2)), workers=1)
+    next(left)
+    assert multiprocessing.active_children()
+    left.close()
+    assert not multiprocessing.active_children()
 
 
 def test_a_position_that_is_not_there_is_an_error(packed):

@@ -284,8 +284,15 @@ def batches(
         generator=torch.Generator(),
         worker_init_fn=_leave_signals_to_the_caller,
     )
-    for pixels in loader:
-        yield pixels.to(device, non_blocking=True)
+    iterator = iter(loader)
+    try:
+        for pixels in iterator:
+            yield pixels.to(device, non_blocking=True)
+    finally:
+        # At once, not when an error lets go of its traceback: the exit of a process waits for its workers, and
+        # these end for nobody else.
+        if workers:
+            iterator._shutdown_workers()
 
 
 def _leave_signals_to_the_caller(worker: int) -> None:
