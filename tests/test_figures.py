@@ -133,6 +133,8 @@ def test_a_band_lies_around_its_curve_and_x_is_as_given():
     assert list(axes.lines[0].get_xdata()) == [-3, 3]
     [band] = axes.collections
     assert band.get_datalim(axes.transData).y1 == 2
+    each = figures.curves({"a": {"": [1, 2]}, "b": {"": [1, 2, 3]}}, "x", x={"a": [0, 9], "b": [5, 6, 7]})
+    assert [list(axes.lines[0].get_xdata()) for axes in each.axes] == [[0, 9], [5, 6, 7]]
 
 
 def test_an_interval_that_holds_zero_has_a_hollow_point():
@@ -146,3 +148,12 @@ def test_an_interval_that_holds_zero_has_a_hollow_point():
     ]
     assert filled == ["C0", "white", "C1"]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b"]
+
+
+def test_a_mosaic_has_its_cells_row_by_row_between_white_lines():
+    cells = np.stack([np.full((2, 2, 3), n, np.uint8) for n in range(4)])
+    sheet = figures.mosaic(cells)
+    assert sheet.shape == (5, 8, 3)
+    np.testing.assert_array_equal(sheet[0, :, 0], [0, 0, 255, 1, 1, 255, 2, 2])
+    assert (sheet[2] == 255).all()
+    np.testing.assert_array_equal(sheet[4, :, 0], [3, 3, 255, 255, 255, 255, 255, 255])

@@ -12,7 +12,9 @@ Example::
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -66,6 +68,20 @@ def stretch(projection, percentile: float = 99.5, limit: float | None = None) ->
     scale = limit or (np.percentile(strengths, percentile) if strengths.size else 1.0)
     shown = np.clip(values / scale, -1, 1) * 127.5 + 127.5
     return np.rint(shown).astype(np.uint8).transpose(1, 2, 0)  # (3, H, W) -> (H, W, 3)
+
+
+def mosaic(cells: np.ndarray, columns: int = 3, gap: int = 1) -> np.ndarray:
+    """Lay equal pictures (N, H, W, 3) uint8 out row by row, with white lines of ``gap`` pixels between.
+
+    The N of Fig. 2 is nine; the last row may be shorter than the others, and is white where nothing is.
+    """
+    n, height, width, _ = cells.shape
+    rows = -(-n // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for place, cell in enumerate(cells):
+        top, left = place // columns * (height + gap), place % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = cell
+    return sheet
 
 
 def pictures(
@@ -271,14 +287,14 @@ def curves(
     panels: Mapping[str, Mapping[str, Sequence[float]]],
     xlabel: str | Mapping[str, str],
     levels: Mapping[str, tuple[str, float]] | None = None,
-    x: Sequence[float] | None = None,
+    x: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
     bands: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]] | None = None,
     width: float = WIDTH,
 ) -> Figure:
     """Curves side by side: ``{y label: {name: values for x = 1, 2, …}}``, or for the ``x`` given.
 
-    ``xlabel`` is one for all panels, or one for each, ``{y label: x label}``. ``levels`` draws a
-    dashed line in a panel, ``{y label: (words, height)}``; ``bands`` a band around a curve,
+    ``xlabel`` is one for all panels, or one for each, ``{y label: x label}``, and so is ``x``. ``levels``
+    draws a dashed line in a panel, ``{y label: (words, height)}``; ``bands`` a band around a curve,
     ``{y label: {name: (low, high)}}``. Names that all panels share are explained once, above them; the
     others in their panel, if there are several.
     """
@@ -289,7 +305,7 @@ def curves(
     ):
         for name, values in lines.items():
             style = {"marker": "o" if len(values) <= 30 else None, "markersize": 3}
-            places = range(1, len(values) + 1) if x is None else x
+            places = x[ylabel] if isinstance(x, Mapping) else x or range(1, len(values) + 1)
             [line] = axes.plot(places, values, label=name, **style)
             if bands and name in bands.get(ylabel, {}):
                 axes.fill_between(places, *bands[ylabel][name], color=line.get_color(), alpha=0.2, lw=0)
@@ -342,3 +358,122 @@ def intervals(
     axes.set_xlabel(xlabel)
     figure.legend(loc="outside upper center", ncols=len(series))
     return figure
+
+
+@dataclass(frozen=True)
+class OcclusionRow:
+    """One photograph of Fig. 6, as :func:`occlusion` draws it.
+
+    ``picture`` (S, S, 3) uint8 is what the network sees. The maps (R, C) belong to the square's
+    positions: ``activation`` and ``probability``, and ``labels``, which are keys of ``names``; ``target`` is
+    the label whose probability it is. ``projection`` (S, S, 3) uint8 is the map's, ``others`` its strongest
+    in other pictures, of any size; None and nothing leave the column out.
+    """
+
+    picture: np.ndarray
+    activation: np.ndarray
+    probability: np.ndarray
+    labels: np.ndarray
+    names: Mapping[int, str]
+    target: int
+    projection: np.ndarray | None = None
+    others: Sequence[np.ndarray] = ()
+    title: str = ""
+    feature: str = ""
+
+
+# Of Okabe & Ito's colours the first is the photograph's own class; what has no colour left is grey.
+LABEL_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#f0e442")
+OTHER_LABELS = "#999999"
+
+
+def occlusion(rows: Sequence[OcclusionRow], size: int, stride: int, width: float = WIDTH) -> Figure:
+    """Fig. 6, a row per photograph: itself, a map's sum, projections, the probability, the labels.
+
+    ``size`` and ``stride`` are the square's, in pixels of the picture. A value is drawn where the middle of
+    its square was, so that all columns can be compared place by place; the margin is what no middle reaches.
+    The map's own projection is framed in black.
+    """
+    projected = any(row.projection is not None for row in rows)
+    titles = ["(a) photograph", "(b) strongest map", "(c) projections", "(d) probability", "(e) label"]
+    columns = [0, 1, 2, 3, 4] if projected else [0, 1, 3, 4]
+    left, legend, gap, top, below = 0.26, 1.3, 0.06, 0.24, 0.2
+    cell = (width - left - legend) / len(columns)
+    height = top + len(rows) * (cell + below)
+    figure = Figure(figsize=(width, height), layout="none")
+    for r, row in enumerate(rows):
+        for place, column in enumerate(columns):
+            bottom = height - top - (r + 1) * cell - r * below + gap
+            box = (left + place * cell, bottom, cell - gap, cell - gap)
+            axes = figure.add_axes([b / (width, height)[n % 2] for n, b in enumerate(box)])
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            if r == 0:
+                axes.set_title("abcde"[place].join("()") + titles[column][3:], fontsize=8, pad=4)
+            if column == 0:
+                axes.imshow(row.picture, interpolation="nearest")
+                axes.set_ylabel(row.title, fontsize=8, labelpad=4)
+            elif column == 2:
+                _projections(axes, row)
+            else:
+                _map_of_positions(axes, row, column, size, stride)
+            words = {1: row.feature, 3: _range(row.probability)}.get(column, "")
+            axes.text(0.5, -0.04, words, transform=axes.transAxes, fontsize=6.5, ha="center", va="top")
+        _label_legend(axes, row)
+    return figure
+
+
+def _range(values: np.ndarray) -> str:
+    return f"{np.min(values):.2f} to {np.max(values):.2f}"
+
+
+def _map_of_positions(axes: Axes, row: OcclusionRow, column: int, size: int, stride: int) -> None:
+    """A map over the square's positions in the picture's own coordinates."""
+    values = {1: row.activation, 3: row.probability, 4: row.labels}[column]
+    high, wide = (stride * n for n in np.shape(values))
+    first = (size - stride) / 2
+    axes.set(xlim=(0, row.picture.shape[1]), ylim=(row.picture.shape[0], 0), facecolor="#eeeeee")
+    shown = _label_colours(row)[1] if column == 4 else values
+    extent = (first, first + wide, first + high, first)
+    axes.imshow(shown, cmap=MAPS, interpolation="nearest", extent=extent)
+    axes.set(xlim=(0, row.picture.shape[1]), ylim=(row.picture.shape[0], 0))
+
+
+def _projections(axes: Axes, row: OcclusionRow) -> None:
+    """The projection in this picture framed, and up to three others, two by two."""
+    for n, image in enumerate([row.projection, *row.others][:4]):
+        if image is None:
+            continue
+        alone = len(row.others) == 0
+        inset = axes.inset_axes([0, 0, 1, 1] if alone else [0.51 * (n % 2), 0.51 * (1 - n // 2), 0.49, 0.49])
+        inset.imshow(image, interpolation="nearest")
+        inset.set(xticks=[], yticks=[])
+        inset.spines[:].set_visible(n == 0)
+        inset.spines[:].set(color="black", linewidth=1.6)
+
+
+def _label_colours(row: OcclusionRow) -> tuple[dict[int, str], np.ndarray]:
+    """The colour of each label that has one, the target's and then the commonest; and the map in colours."""
+    labels = np.asarray(row.labels)
+    counts = Counter(labels.flatten().tolist())
+    ranked = [row.target, *(label for label, _ in counts.most_common() if label != row.target)]
+    colours = dict(zip((label for label in ranked if label in counts), LABEL_COLOURS, strict=False))
+    if row.target not in counts:  # its colour stays its own
+        colours = dict(zip(ranked[1:], LABEL_COLOURS[1:], strict=False))
+    codes = [[int(colours.get(label, OTHER_LABELS)[i : i + 2], 16) for i in (1, 3, 5)] for label in counts]
+    by_label = dict(zip(counts, codes, strict=True))
+    return colours, np.array([[by_label[label] for label in line] for line in labels.tolist()], np.uint8)
+
+
+def _label_legend(axes: Axes, row: OcclusionRow) -> None:
+    """Beside the label map: what its colours mean, in the order of their areas."""
+    colours, _ = _label_colours(row)
+    entries = [(colour, row.names[label]) for label, colour in colours.items()]
+    rest = len(np.unique(row.labels)) - len(colours)
+    entries += [(OTHER_LABELS, f"{rest} others")] if rest else []
+    marks = [Rectangle((0, 0), 1, 1, facecolor=colour) for colour, _ in entries]
+    words = [name if len(name) < 20 else name[:18] + "…" for _, name in entries]
+    axes.legend(
+        marks, words, loc="upper left", bbox_to_anchor=(1.02, 1.03), fontsize=6.5, handlelength=0.9,
+        handleheight=0.9, handletextpad=0.5, borderaxespad=0, borderpad=0, labelspacing=0.35,
+    )  # fmt: skip
