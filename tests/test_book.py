@@ -12,6 +12,8 @@ import torch
 from zfcore import book as room
 from zfcore import model
 from zfcore.book import SCALES, open_book
+from zfcore.data import photographs
+from zfcore.gallery import Gallery, GalleryError
 
 
 @pytest.fixture(autouse=True)
@@ -157,3 +159,46 @@ def test_the_ledger_is_read_by_row_and_says_what_it_has(monkeypatch):
     assert book.ledger("table1", row="b") == entries[1:]
     with pytest.raises(ValueError, match="'table1' has no entry with row='c'; it has: a, b"):
         book.ledger("table1", row="c")
+
+
+# ------------------------------------------------------------------------------ Fig. 2 and the cache
+def test_a_cached_result_is_found_under_weights_data_code_and_nothing_else(monkeypatch, tmp_path):
+    monkeypatch.setenv("ZFCORE_CACHE", str(tmp_path / "cache"))
+    given = {"weights": "a" * 64, "data": "b" * 64, "k": 9}
+    first = room.cache("top", ["topk"], **given)
+    assert first.parent == tmp_path / "cache"
+    assert first == room.cache("top", ["topk"], **given)
+    others = [room.cache("top", ["topk"], **given | {name: "c"}) for name in given]
+    others.append(room.cache("top", ["topk", "trace"], **given))
+    (tmp_path / "zfcore").mkdir()
+    (tmp_path / "zfcore" / "topk.py").write_text("another code")
+    monkeypatch.setattr(room.zfcore, "__file__", str(tmp_path / "zfcore" / "__init__.py"))
+    others.append(room.cache("top", ["topk"], **given))
+    assert len({first, *others}) == 6
+
+
+def test_the_crops_are_found_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("ZFCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(room, "photographs", lambda: {"chelsea": photographs()["chelsea"]})
+    found = open_book().crops()
+    [file] = (tmp_path / "cache").iterdir()
+    written = file.stat().st_mtime_ns
+    again = open_book().crops()
+    assert file.stat().st_mtime_ns == written
+    for name, wall in found.layers.items():
+        assert again.layers[name].hits == wall.hits
+        assert all(hit.label == "Chelsea the cat" for hit in filter(None, wall.hits[0]))
+
+
+def test_a_gallery_of_other_weights_is_not_shown(monkeypatch, tmp_path):
+    book = open_book()
+    gallery = Gallery.of(book.viewer(), {"chelsea": book.photographs["chelsea"]})
+    monkeypatch.setattr(room, "GALLERIES", tmp_path / "top9")
+    with pytest.raises(FileNotFoundError, match="Make it again with `zfcore features`"):
+        book.gallery()
+    gallery.save(tmp_path / "top9", "zfnet-64")
+    assert list(book.gallery().layers) == list(book.layers)
+    gallery.about["weights_sha256"] = "0" * 64
+    gallery.save(tmp_path / "top9", "zfnet-64")
+    with pytest.raises(GalleryError, match="shows the weights 000000000000"):
+        book.gallery()

@@ -157,3 +157,66 @@ def test_a_mosaic_has_its_cells_row_by_row_between_white_lines():
     np.testing.assert_array_equal(sheet[0, :, 0], [0, 0, 255, 1, 1, 255, 2, 2])
     assert (sheet[2] == 255).all()
     np.testing.assert_array_equal(sheet[4, :, 0], [3, 3, 255, 255, 255, 255, 255, 255])
+
+
+# ------------------------------------------------------------------------------ Fig. 6
+def occlusion_row(labels, **parts):
+    values = np.arange(6.0).reshape(2, 3)
+    names = {label: f"class {label}" for label in {7, *np.unique(labels).tolist()}}
+    return figures.OcclusionRow(
+        np.zeros((20, 20, 3), np.uint8), values, values / 10, np.asarray(labels), names, 7, **parts
+    )
+
+
+def legend_of(figure):
+    return [text.get_text() for axes in figure.axes if axes.get_legend() for text in axes.get_legend().texts]
+
+
+def test_a_value_is_drawn_where_the_middle_of_its_square_was():
+    drawing = figures.occlusion([occlusion_row([[7, 7, 7]] * 2)], size=8, stride=6)
+    photograph, strongest, *_ = drawing.axes
+    # Middles at 4, 10 and 16 across and 4 and 10 down, each drawn as a cell of one stride.
+    assert strongest.images[0].get_extent() == [1, 19, 13, 1]
+    assert strongest.get_xlim() == (0, 20)
+    assert strongest.get_ylim() == (20, 0)
+    assert photograph.images[0].get_array().shape == (20, 20, 3)
+
+
+def test_the_own_class_is_blue_and_the_others_come_by_how_often():
+    colours, shown = figures._label_colours(occlusion_row([[7, 3, 3], [5, 3, 7]]))
+    assert list(colours) == [7, 3, 5]
+    assert colours[7] == figures.LABEL_COLOURS[0]
+    assert (shown[0, 1] == shown[1, 1]).all()
+    assert (shown[0, 0] != shown[0, 1]).any()
+
+
+def test_blue_stays_the_own_class_where_it_is_never_the_label():
+    colours, _ = figures._label_colours(occlusion_row([[3, 3, 3], [5, 3, 3]]))
+    assert list(colours) == [3, 5]
+    assert figures.LABEL_COLOURS[0] not in colours.values()
+
+
+def test_the_legend_names_what_has_a_colour_and_counts_the_others():
+    row = occlusion_row(np.arange(6).reshape(2, 3) + 7)
+    assert legend_of(figures.occlusion([row], 8, 6)) == [f"class {n}" for n in range(7, 13)]
+    many = occlusion_row([[7, 1, 2], [3, 4, 5]])
+    many.names.update(dict.fromkeys(many.names, "a name as long as a sentence"))
+    assert legend_of(figures.occlusion([many], 8, 6))[0].endswith("…")
+    eight = figures.OcclusionRow(
+        many.picture,
+        np.zeros((2, 4)),
+        np.zeros((2, 4)),
+        np.arange(8).reshape(2, 4),
+        dict.fromkeys(range(8), "x"),
+        0,
+    )
+    assert legend_of(figures.occlusion([eight], 8, 6))[-1] == "2 others"
+
+
+def test_projections_make_a_column_and_the_own_one_is_framed():
+    grey = np.full((20, 20, 3), 128, np.uint8)
+    without = figures.occlusion([occlusion_row([[7, 7, 7]] * 2)], 8, 6)
+    drawn = figures.occlusion([occlusion_row([[7, 7, 7]] * 2, projection=grey, others=[grey] * 5)], 8, 6)
+    assert len(drawn.axes) == len(without.axes) + 1
+    insets = drawn.axes[2].child_axes
+    assert [inset.spines["top"].get_visible() for inset in insets] == [True, False, False, False]

@@ -1,5 +1,6 @@
-"""A chapter in JupyterLab: Run All Cells, change a control, and see the live picture change."""
+"""A chapter in JupyterLab: Run All Cells, change a control, upload pictures, and see the live one change."""
 
+import io
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 PICTURES = "[...document.querySelectorAll('.jp-OutputArea img')].map(i => i.src).join('|')"
@@ -45,10 +47,17 @@ def address(server, log):
     raise AssertionError(f"JupyterLab does not start: {log.read_text()}")
 
 
+def upload(page, name, content):
+    """Choose a file as a reader does: the widget's input is not in the page."""
+    with page.expect_file_chooser() as choosing:
+        page.get_by_role("button", name="Your photograph").first.click()
+    choosing.value.set_files({"name": name, "mimeType": "image/*", "buffer": content})
+
+
 def test_an_explorer_answers_in_jupyterlab(lab, browser):
     url, token = lab
     page = browser.new_page(viewport={"width": 1280, "height": 1600})
-    page.set_default_timeout(180_000)
+    page.set_default_timeout(120_000)
     page.goto(f"{url}/lab/tree/index.ipynb?reset&token={token}")
     page.locator(".jp-Notebook .jp-Cell").first.wait_for()
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # before that, Run All is lost
@@ -60,5 +69,11 @@ def test_an_explorer_answers_in_jupyterlab(lab, browser):
     before = page.evaluate(PICTURES)
     select.select_option(index=select.evaluate("s => (s.selectedIndex + 1) % s.options.length"))
     page.wait_for_function(f"before => {PICTURES} !== before", arg=before)
+    upload(page, "holiday.jpg", b"no picture")
+    page.locator(".zf-problem", has_text="holiday.jpg").wait_for()
+    picture = io.BytesIO()
+    Image.effect_noise((90, 70), 60).convert("RGB").save(picture, "PNG")
+    upload(page, "mine.png", picture.getvalue())
+    page.locator(".zf-says", has_text="mine.png").wait_for()
     assert page.locator(".jp-OutputArea [data-mime-type='application/vnd.jupyter.stderr']").count() == 0
     page.close()

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from zfcore import figures, page
+from zfcore import assets, figures, markup, page
 from zfcore.cli import app
 from zfcore.data import photographs, to_input
 from zfcore.deconvnet import Deconvnet
@@ -29,10 +29,10 @@ from zfcore.model import ContrastNorm, initialize_
 from zfcore.view import Viewer, colour_map, contact_sheet
 
 pytestmark = pytest.mark.skipif(
-    not all((page.WEB / name).exists() for name in page.RUNTIME_FILES),
+    not all((assets.WEB / name).exists() for name in assets.RUNTIME_FILES),
     reason="the page's runtime is not set up: npm ci --ignore-scripts && npm run runtime",
 )
-ROOT = page.WEB.parents[1]
+ROOT = assets.WEB.parents[1]
 CARD = {
     "input_size": 28, "resize": 32, "scale": 64.0, "mean": [118.0, 117.0, 116.0],
     "labels": ["tabby <cat>", "plate", "rocket", "hat"], "classes": ["n02124075", "a", "b", "c"],
@@ -72,25 +72,25 @@ def unpacked(scripts):
 @settings(deadline=None, max_examples=20, derandomize=True)
 @given(st.dictionaries(st.sampled_from(["a", "weights.bin", "ü"]), st.binary(max_size=40)))
 def test_what_is_packed_comes_out_again_and_the_same_files_give_the_same_bytes(files):
-    packed = page.pack(files)
-    assert unpacked(page.asset("x", packed)) == files
-    assert page.pack(files) == packed
+    packed = assets.pack(files)
+    assert unpacked(assets.asset("x", packed)) == files
+    assert assets.pack(files) == packed
 
 
 def test_an_asset_comes_in_pieces_that_the_listing_names(monkeypatch):
-    monkeypatch.setattr(page, "PIECE", 30)
+    monkeypatch.setattr(assets, "PIECE", 30)
     files = {"a": bytes(range(200))}
-    scripts = page.asset("x", page.pack(files))
+    scripts = assets.asset("x", assets.pack(files))
     assert len(scripts) > 3
     assert unpacked(scripts) == files
-    listing = json.loads(re.search(r"assets, (\{.*\})\);", page.assets_script({"x": scripts}))[1])
+    listing = json.loads(re.search(r"assets, (\{.*\})\);", assets.assets_script({"x": scripts}))[1])
     assert listing["x"]["files"] == list(scripts)
     assert listing["x"]["bytes"] == sum(map(len, scripts.values()))
 
 
 def test_a_networks_pack_holds_its_graphs_card_and_mean(viewer):
-    packed, rounding = page.network_pack(viewer)
-    files = unpacked(page.asset("x", packed))
+    packed, rounding = assets.network_pack(viewer)
+    files = unpacked(assets.asset("x", packed))
     assert rounding == 0  # the weights are half precision already
     assert {"forward.onnx", "project_5.onnx", "project_logits.onnx", "weights.bin"} < set(files)
     assert json.loads(files["card.json"]) == {key: CARD[key] for key in CARD if key != "mean"}
@@ -103,21 +103,21 @@ def test_half_precision_is_told_by_what_it_changes():
     model[0].weight.data[0] = 1 + 2**-12
     model[0].weight.data[1:] /= 100
     before = model[0].weight.clone()
-    packed, rounding = page.network_pack(Viewer(model, CARD))
+    packed, rounding = assets.network_pack(Viewer(model, CARD))
     assert rounding == pytest.approx(2**-12, rel=1e-2)
     assert torch.equal(model[0].weight, before), "the caller's network was changed"
-    assert page.network_pack(Viewer(model, CARD))[0] == packed
+    assert assets.network_pack(Viewer(model, CARD))[0] == packed
     model[0].weight.data[0, 0, 0, 0] = 1e6
     with pytest.raises(ValueError, match=r"'0\.weight' has a weight of 1e\+06"):
-        page.network_pack(Viewer(model, CARD))
+        assets.network_pack(Viewer(model, CARD))
 
 
 def test_without_its_set_up_the_runtime_is_told_how_to_get(monkeypatch, tmp_path):
-    monkeypatch.setattr(page, "WEB", tmp_path)
-    page.runtime_pack.cache_clear()
+    monkeypatch.setattr(assets, "WEB", tmp_path)
+    assets.runtime_pack.cache_clear()
     with pytest.raises(FileNotFoundError, match="npm ci"):
-        page.runtime_pack()
-    page.runtime_pack.cache_clear()
+        assets.runtime_pack()
+    assets.runtime_pack.cache_clear()
 
 
 # ------------------------------------------------------------------------------ the explorer's HTML
@@ -218,10 +218,10 @@ def test_words_from_outside_cannot_become_markup(viewer):
 
 
 def test_a_script_for_the_page_leaves_no_name_outside():
-    text = page.script()
+    text = assets.script()
     assert text.startswith("(() => {")
     assert "</" not in text
-    assert text.count("@ts-check") == len(page.SCRIPTS)
+    assert text.count("@ts-check") == len(assets.SCRIPTS)
 
 
 # ------------------------------------------------------------------------------ a page of one's own network
@@ -296,7 +296,7 @@ def shell(folder, network="net.py:make", pictures="pictures", out="report.html",
 def test_the_shell_makes_a_page_of_a_file_s_network(own_network):
     result = shell(own_network, weights="net.pt", card="card.json")
     assert result.exit_code == 0, result.output
-    (state,) = page.states((own_network / "report.html").read_text(encoding="utf-8"))
+    (state,) = assets.states((own_network / "report.html").read_text(encoding="utf-8"))
     assert [photograph["name"] for photograph in state["photographs"]] == ["cup.png"]
     assert [layer["path"] for layer in state["layers"]] == ["1", "3"]
 
@@ -318,8 +318,14 @@ def test_the_wheel_brings_what_a_page_is_made_of():
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][
         "zfcore"
     ]
-    for name in (*page.SCRIPTS, *page.RUNTIME_FILES, "explorer.css", "report.html", "runtime-licence.txt"):
-        assert (page.WEB / name).exists(), name
+    for name in (
+        *assets.SCRIPTS,
+        *assets.RUNTIME_FILES,
+        "explorer.css",
+        "report.html",
+        "runtime-licence.txt",
+    ):
+        assert (assets.WEB / name).exists(), name
         assert any(fnmatch.fnmatch(f"web/{name}", pattern) for pattern in patterns), name
 
 
@@ -606,11 +612,11 @@ def test_what_goes_wrong_in_the_network_is_told_and_it_goes_on(opened, explorer)
 
 
 def test_two_explorers_on_a_page_share_one_network_and_nothing_else(browser, html, tmp_path):
-    runtime = page.scripts_html({page.RUNTIME: page.asset(page.RUNTIME, page.runtime_pack())})
+    runtime = assets.scripts_html({assets.RUNTIME: assets.asset(assets.RUNTIME, assets.runtime_pack())})
     file = tmp_path / "two.html"
     file.write_text(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>two</title>{html}{html}{runtime}'
-        f"<script>{page.script()}</script>", encoding="utf-8",
+        f"<script>{assets.script()}</script>", encoding="utf-8",
     )  # fmt: skip
     reader = Reader(browser)
     tab = reader(file)
@@ -658,7 +664,7 @@ def test_a_page_of_torchvisions_squeezenet(browser, tmp_path):
     path = Viewer(model, page.IMAGENET_CARD).layers
     assert len(path) == 6
     words = shown_alike(browser, model, tmp_path / "squeezenet.html", list(path)[3])
-    assert words == page.WORDS["guesses"]
+    assert words == markup.WORDS["guesses"]
 
 
 @pytest.mark.slow
@@ -667,5 +673,5 @@ def test_a_page_of_alexnets_features_says_that_it_names_nothing(browser, tmp_pat
     model = torchvision.models.alexnet().eval()
     file = tmp_path / "alexnet.html"
     words = shown_alike(browser, model, file, "features.7", features_only=True)
-    assert words == page.WORDS["unjudged"]
+    assert words == markup.WORDS["unjudged"]
     assert file.stat().st_size < 20e6

@@ -23,6 +23,7 @@ from zfcore.widgets import PhotoExplorer
 ROOT = Path(__file__).parent.parent
 NAMES = [page.stem for page in pages(ROOT)]
 PHONE = {"width": 390, "height": 844}
+PHOTO = '.zf-explorer[data-explorer="photo"]'  # a page may hold explorers of several kinds
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +98,7 @@ def alive(browser, html):
     """The first page with its network started; opened once, since that takes seconds."""
     reader = Reader(browser)
     page = reader(chapter(html, "index"))
-    explorer = page.locator(".zf-explorer[data-on]").first
+    explorer = page.locator(PHOTO).first
     before = [url for url in reader.asked if "/_static/zfcore/" in url]
     told = explorer.locator(".zf-size").inner_text()
     explorer.get_by_role("button", name="Start the network").click()
@@ -110,7 +111,7 @@ def alive(browser, html):
 
 @pytest.fixture
 def explorer(alive):
-    return alive.locator(".zf-explorer").first
+    return alive.locator(PHOTO).first
 
 
 def test_nothing_is_loaded_before_the_first_click_and_at_most_25_megabytes_after(alive):
@@ -121,7 +122,7 @@ def test_nothing_is_loaded_before_the_first_click_and_at_most_25_megabytes_after
 
 
 def test_the_network_shows_what_the_page_showed_before_it_came(reader, html, alive, explorer):
-    still = panels(reader(chapter(html, "index"), java_script_enabled=False).locator(".zf-explorer").first)
+    still = panels(reader(chapter(html, "index"), java_script_enabled=False).locator(PHOTO).first)
     start = explorer.locator('[data-photograph="chelsea"]')
     start.click()
     drawn(explorer)
@@ -212,6 +213,19 @@ def test_a_page_without_explorers_brings_none_of_their_scripts(reader, html):
     assert not [url for url in reader.asked if "/zfcore/" in url]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_explorer_of_a_page_comes_alive_and_brings_at_most_3_megabytes_before_a_click(
+    reader, html, name
+):
+    page = reader(chapter(html, name))
+    explorers = page.locator(".zf-explorer")
+    assert page.locator(".zf-explorer[data-on]").count() == explorers.count()
+    if explorers.count():
+        assert megabytes(html, [url for url in reader.asked if "/_static/zfcore/" in url]) == 0
+        assert chapter(html, name).stat().st_size <= 3e6
+        assert page.locator(".zf-explorer [data-do]:enabled").count() >= explorers.count()
+
+
 def test_without_scripts_an_explorer_still_shows_its_first_picture(reader, html):
     page = reader(chapter(html, "index"), java_script_enabled=False)
     assert page.locator(".zf-explorer figure img").first.is_visible()
@@ -224,7 +238,7 @@ def test_an_old_browser_is_told_so_and_shows_the_first_picture(browser, html):
     context.add_init_script("delete window.DecompressionStream")
     page = context.new_page()
     page.goto(chapter(html, "index").as_uri())
-    explorer = page.locator(".zf-explorer[data-on]").first
+    explorer = page.locator(PHOTO).first
     assert (
         "too old to run the network: it lacks DecompressionStream"
         in explorer.locator(".zf-size").inner_text()
@@ -240,7 +254,7 @@ def test_what_does_not_arrive_is_told_and_can_be_tried_again(browser, html):
     context.route("**/runtime.1.js", lambda route: route.abort())
     page = context.new_page()
     page.goto(chapter(html, "index").as_uri())
-    explorer = page.locator(".zf-explorer[data-on]").first
+    explorer = page.locator(PHOTO).first
     explorer.get_by_role("button", name="Start the network").click()
     explorer.locator(".zf-problem", has_text="runtime.1.js did not arrive").wait_for()
     context.unroute("**/runtime.1.js")
@@ -266,7 +280,7 @@ def server(html):
 def test_it_works_from_a_server_too_on_a_phone_in_the_dark(browser, server):
     reader = Reader(browser, host=server)
     page = reader(f"{server}book/02_1_deconvnet.html", viewport=PHONE, color_scheme="dark")
-    explorer = page.locator(".zf-explorer[data-on]").first
+    explorer = page.locator(PHOTO).first
     explorer.locator('[data-photograph="coffee"]').click()  # any control starts the network
     explorer.locator('[data-photograph="coffee"][aria-pressed="true"]').wait_for()
     drawn(explorer)
@@ -280,8 +294,8 @@ def test_it_works_from_a_server_too_on_a_phone_in_the_dark(browser, server):
 
 FIREFOX = """
 const wait = async ready => { while (!ready()) await new Promise(resume => setTimeout(resume, 100)); };
-await wait(() => document.querySelector('.zf-explorer[data-on]'));
-const root = document.querySelector('.zf-explorer');
+await wait(() => document.querySelector('[data-explorer="photo"][data-on]'));
+const root = document.querySelector('[data-explorer="photo"]');
 const thumb = root.querySelector('[data-photograph="coffee"]');
 thumb.click();
 await wait(() => thumb.getAttribute('aria-pressed') === 'true' && root.getAttribute('aria-busy') === 'false');

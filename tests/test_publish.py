@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 from zfcore import model as models
 from zfcore import publish as room
+from zfcore.assets import source
 from zfcore.cli import app
 from zfcore.data import photographs
-from zfcore.page import explorer_html, source
+from zfcore.page import explorer_html
 from zfcore.publish import BookError, clean, known_parameters, pages, publish
 from zfcore.view import Viewer
 

@@ -14,6 +14,7 @@ from torch import nn
 from zfcore import figures, view
 from zfcore.data import photographs, squares, to_input
 from zfcore.deconvnet import Deconvnet
+from zfcore.invariance import warp
 from zfcore.model import build, initialize_
 from zfcore.trace import Geometry
 
@@ -153,6 +154,71 @@ def test_the_saved_sheet_has_six_squares_and_a_frame_where_the_field_is(viewer, 
     assert sheet.shape == (112, 6 * 112 + 5 * 4, 3)
     assert sheet[2 * frame.field.top, 2 * frame.field.left].tolist() == [0, 0, 0]
     assert frame.file_name() == "chelsea-layer-2-feature-3-unit-14-14.png"
+
+
+# ------------------------------------------------------------------------------ hidden and moved
+@pytest.mark.parametrize("fill", list(view.FILLS))
+def test_a_hidden_square_is_what_a_scan_finds_at_its_place(viewer, seen, fill):
+    covered = viewer.cover(seen, (12, 20), 16, fill)
+    maps = viewer.scan(covered, 4)
+    assert maps.probability[3, 5].item() == pytest.approx(covered.now[0][covered.target], abs=1e-5)
+    assert maps.label[3, 5].item() == covered.now[0].argmax()
+    assert maps.activation[3, 5].item() == pytest.approx(covered.now[1], rel=1e-4)
+    assert maps.unoccluded.activation.item() == pytest.approx(covered.whole[1], rel=1e-4)
+    assert maps.channel == covered.channel
+
+
+def test_what_shows_through_the_square_is_shown(viewer, seen):
+    scale = view.SIDE / 56
+    inside = slice(round(12 * scale) + 1, round(28 * scale) - 1)
+    for fill, level in (("black", 0), ("white", 255), ("grey", [118, 117, 116])):
+        covered = viewer.cover(seen, (12, 12), 16, fill)
+        assert (covered.view[inside, inside] == level).all()
+        assert (covered.view[:10] == seen.view[:10]).all()
+
+
+def test_the_class_is_the_photographs_own_where_the_network_knows_it(viewer, seen):
+    assert viewer.cover(seen).target == 0
+    unknown = viewer.look("coffee", photographs()["coffee"])
+    covered = viewer.cover(unknown)
+    assert covered.target == covered.whole[0].argmax()
+
+
+@pytest.mark.parametrize(
+    ("square", "words"),
+    [
+        ({"corner": (50, 0)}, "not inside 56×56"),
+        ({"size": 57}, "not inside"),
+        ({"fill": "red"}, "known: grey, black, white, blur, noise"),
+    ],
+)
+def test_a_square_that_cannot_be_is_told(viewer, seen, square, words):
+    with pytest.raises(ValueError, match=words):
+        viewer.cover(seen, **square)
+
+
+def test_classes_are_coloured_by_how_frequent_they_are():
+    pixels, legend = view.label_map(np.array([[4, 4, 1], [4, 2, 1]]))
+    assert [(label, colour) for label, _, colour in legend] == list(
+        zip((4, 1, 2), view.COLOURS, strict=False)
+    )
+    assert [share for _, share, _ in legend] == pytest.approx([1 / 2, 1 / 3, 1 / 6])
+    assert bytes(pixels[0, 0].tolist()).hex() == view.COLOURS[0][1:]
+    many, legend = view.label_map(np.arange(9)[None])
+    assert len(legend) == len(view.COLOURS)
+    assert (many[0, -1] == view.MID_GREY).all()
+
+
+def test_a_moved_photograph_is_turned_then_enlarged_then_shifted(viewer, seen):
+    moved = viewer.move(seen, -5, 1.3, 30)
+    x = warp(warp(warp(seen.input, "rotate", 30), "scale", 1.3), "translate", -5)
+    with torch.no_grad():
+        np.testing.assert_allclose(moved.after, viewer.model(x).softmax(1)[0], rtol=1e-4, atol=1e-6)
+    (first, path, near), (deepest, last, _) = moved.distances
+    assert (first, path, deepest, last) == ("layer 1", "features.1", "layer 7", "classifier.4")
+    before, after = (viewer.net.activations(pictures, [path])[path].detach() for pictures in (seen.input, x))
+    assert near == pytest.approx(((after - before).norm() / before.norm()).item(), rel=1e-4)
+    np.testing.assert_array_equal(viewer.shown(seen.input[0]), seen.square)
 
 
 # ------------------------------------------------------------------------------ other people's networks

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from zfcore import figures, page, view
+from zfcore import assets, figures, view
 from zfcore.data import squares, to_input
+from zfcore.invariance import warp
+from zfcore.occlusion import fill_picture
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,12 +30,11 @@ def node():
 
 @pytest.fixture
 def javascript(node, tmp_path):
-    """Run the body of an asynchronous function with picture.js and draw.js at hand; give its result."""
+    """Run the body of an asynchronous function with the scripts that need no page; give its result."""
 
     def run(body, **given):
-        sources = "\n".join(
-            (page.WEB / name).read_text(encoding="utf-8") for name in ("picture.js", "draw.js")
-        )
+        names = ("picture.js", "draw.js", "arithmetic.js")
+        sources = "\n".join((assets.WEB / name).read_text(encoding="utf-8") for name in names)
         (tmp_path / "given.json").write_text(json.dumps(given))
         program = tmp_path / "program.js"
         program.write_text(
@@ -53,7 +54,7 @@ def test_the_scripts_have_sound_types(node):
     if not compiler.exists():
         pytest.skip("no TypeScript: `npm ci --ignore-scripts` brings it")
     done = subprocess.run(
-        [node, str(compiler), "--project", str(page.WEB / "jsconfig.json")],
+        [node, str(compiler), "--project", str(assets.WEB / "jsconfig.json")],
         capture_output=True,
         encoding="utf-8",
     )
@@ -61,11 +62,11 @@ def test_the_scripts_have_sound_types(node):
 
 
 def test_every_script_is_checked_and_shipped():
-    files = {file.name for file in page.WEB.glob("*.js")} - set(page.RUNTIME_FILES)
-    assert files == set(page.SCRIPTS)
-    assert json.loads((page.WEB / "jsconfig.json").read_text())["files"] == list(page.SCRIPTS)
-    for name in page.SCRIPTS:
-        text = (page.WEB / name).read_text(encoding="utf-8")
+    files = {file.name for file in assets.WEB.glob("*.js")} - set(assets.RUNTIME_FILES)
+    assert files == set(assets.SCRIPTS)
+    assert json.loads((assets.WEB / "jsconfig.json").read_text())["files"] == list(assets.SCRIPTS)
+    for name in assets.SCRIPTS:
+        text = (assets.WEB / name).read_text(encoding="utf-8")
         assert text.startswith("// @ts-check"), name
         assert "</" not in text, f"{name} would end the element that it is put into"
 
@@ -150,3 +151,88 @@ def test_a_field_is_cut_out_row_by_row(javascript):
     )  # fmt: skip
     assert list(found["pixels"].values()) == picture[2:4, 1:4].flatten().tolist()
     assert (found["width"], found["height"]) == (3, 2)
+
+
+# ------------------------------------------------------------------------------ beside the network
+def test_probabilities_are_the_softmax(javascript):
+    logits = np.random.default_rng(3).normal(scale=30, size=40).astype(np.float32)
+    found = javascript(
+        "const p = softmax(Float32Array.from(given.logits)); return [Array.from(p), mostProbable(p)];",
+        logits=logits.tolist(),
+    )
+    np.testing.assert_allclose(found[0], torch.tensor(logits).double().softmax(0), rtol=1e-6, atol=1e-30)
+    assert found[1] == logits.argmax()
+
+
+@pytest.mark.parametrize("size", [3, 8])
+def test_a_hidden_square_is_filled_as_in_python(javascript, size):
+    side = 12
+    rng = np.random.default_rng(size)
+    image = torch.from_numpy(rng.normal(size=(3, side, side)).astype(np.float32))
+    mean = torch.from_numpy(rng.uniform(90, 150, (3, side, side)).astype(np.float32))
+    wanted = {
+        "grey": torch.zeros(3, side, side),
+        "black": (0 - mean) / 64,
+        "white": (255 - mean) / 64,
+        "blur": fill_picture(image, "blur", (size, size)),
+    }
+    found = javascript(
+        "const [image, mean] = [given.image, given.mean].map(values => Float32Array.from(values));"
+        "return given.kinds.map(kind => "
+        "Array.from(fillPicture(kind, image, given.side, given.size, mean, { scale: 64 })));",
+        kinds=[*wanted, "noise"], image=image.flatten().tolist(), mean=mean.flatten().tolist(), side=side,
+        size=size,
+    )  # fmt: skip
+    for kind, values in zip(wanted, found, strict=False):
+        np.testing.assert_allclose(np.reshape(values, (3, side, side)), wanted[kind], atol=1e-5, err_msg=kind)
+    noise = torch.tensor(found[-1]).reshape(3, -1)
+    python = fill_picture(image, "noise", (size, size)).flatten(1)
+    assert len(noise.unique()) == noise.numel()
+    # Two draws of one distribution: mean and deviation agree within four of their standard errors.
+    error = image.flatten(1).std(1) / side
+    assert (noise.mean(1) - python.mean(1)).abs().le(4 * 2**0.5 * error).all()
+    assert (noise.std(1) - python.std(1)).abs().le(4 * error).all()
+
+
+@pytest.mark.parametrize(
+    ("transform", "value"),
+    [("translate", 3), ("translate", -4), ("scale", 1.35), ("scale", 1.8), ("rotate", 35), ("rotate", 270)],
+)
+def test_a_picture_is_moved_as_in_python(javascript, transform, value):
+    image = torch.from_numpy(np.random.default_rng(4).normal(size=(1, 3, 14, 14)).astype(np.float32))
+    found = javascript(
+        "return Array.from(warp(Float32Array.from(given.image), 14, given.transform, given.value));",
+        image=image.flatten().tolist(), transform=transform, value=value,
+    )  # fmt: skip
+    np.testing.assert_allclose(np.reshape(found, image.shape), warp(image, transform, value), atol=1e-5)
+
+
+def test_a_distance_is_a_share_of_the_features_length(javascript):
+    found = javascript(
+        "return [[3, 4], [0, 0]].map(f => distance(Float32Array.from(f), Float32Array.from([3, 14])));"
+    )
+    assert found == [pytest.approx(2), 0]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 5), (21, 21)])
+def test_a_scan_that_gets_finer_visits_every_place_once(javascript, rows, columns):
+    steps = javascript("return finer(given.rows, given.columns);", rows=rows, columns=columns)
+    places = [tuple(place) for step in steps for place in step]
+    assert sorted(places) == [(r, c) for r in range(rows) for c in range(columns)]
+    assert all(r % 4 == c % 4 == 0 for r, c in steps[0])
+    assert all(r % 2 == c % 2 == 0 for r, c in steps[1])
+
+
+def test_what_is_not_known_yet_is_taken_from_the_coarser_places(javascript):
+    values = np.full((6, 5), None)
+    values[::4, ::4] = [[1, 2], [3, 4]]
+    values[2, 2] = 7
+    found = javascript(
+        "return Array.from(asKnown(Float64Array.from(given.values, v => v ?? NaN), 5));",
+        values=values.flatten().tolist(),
+    )
+    found = np.reshape(found, (6, 5))
+    assert found[3, 3] == found[2, 3] == 7
+    assert found[1, 1] == found[0, 3] == found[1, 3] == 1
+    assert found[5, 0] == 3
+    assert found[5, 4] == 4

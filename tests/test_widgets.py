@@ -1,22 +1,28 @@
-"""The explorer in Lab, moved by setting its widgets' values, beside the twin it writes for the page."""
+"""The explorers in Lab, moved by setting their widgets' values, beside the twins they write for the page."""
 
+import asyncio
 import base64
 import datetime
 import io
 import re
+from dataclasses import replace
 
+import ipywidgets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from zfcore import figures, page, view
+from zfcore import assets, figures, markup, view
 from zfcore import model as models
 from zfcore.data import photographs, to_input
 from zfcore.deconvnet import Deconvnet
+from zfcore.gallery import Crops, Gallery
+from zfcore.invariance import warp
 from zfcore.model import build, initialize_
-from zfcore.widgets import PhotoExplorer
+from zfcore.occlusion import occlusion_maps
+from zfcore.widgets import FeatureExplorer, InvarianceExplorer, OcclusionExplorer, PhotoExplorer
 
 NAMES = ("chelsea", "coffee")
 
@@ -221,7 +227,7 @@ def shipped(network, tmp_path, monkeypatch):
 def test_the_twin_of_a_network_that_ships_refers_to_it_by_name_and_digest(shipped):
     explorer = PhotoExplorer(*shipped, {"chelsea": photographs()["chelsea"]})
     html = explorer.to_html()
-    (state,) = page.states(html)
+    (state,) = assets.states(html)
     assert state["source"]["weights"] == "zfnet-64"
     assert state["source"]["sha256"] == shipped[1]["sha256"]
     assert state["network"].startswith("zfnet-64-")
@@ -232,7 +238,7 @@ def test_the_twin_of_a_network_that_ships_refers_to_it_by_name_and_digest(shippe
 def test_the_twin_of_any_other_network_carries_it_inside():
     explorer = PhotoExplorer(small().eval(), CARD, {"mine": np.full((70, 80, 3), 90, np.uint8)})
     html = explorer.to_html()
-    (state,) = page.states(html)
+    (state,) = assets.states(html)
     assert state["source"] is None
     assert state["begin"]
     assert f'zfcore.parts["{state["network"]}.0.js"]' in html
@@ -243,7 +249,7 @@ def test_the_twin_opens_with_what_the_widgets_show(shipped):
     explorer.photograph.value, explorer.layer.value = "coffee", "layer 2"
     explorer.feature.value, explorer.row.value = 90, 3
     html = explorer.to_html()
-    (state,) = page.states(html)
+    (state,) = assets.states(html)
     column = explorer.column.value
     assert state["start"] == {
         "photograph": "coffee",
@@ -262,16 +268,16 @@ def test_the_readers_uploads_are_not_in_the_twin(shipped):
     stream = io.BytesIO()
     Image.new("RGB", (60, 60)).save(stream, "PNG")
     explorer.upload.value = uploaded("mine.png", stream.getvalue())
-    (state,) = page.states(explorer.to_html())
+    (state,) = assets.states(explorer.to_html())
     assert [photograph["name"] for photograph in state["photographs"]] == ["chelsea"]
     assert state["start"]["photograph"] == "chelsea"
 
 
 def test_a_network_too_large_for_a_page_goes_there_without_its_classifier(shipped, monkeypatch):
-    monkeypatch.setattr(page, "LARGEST", 1_000_000)
+    monkeypatch.setattr(assets, "LARGEST", 1_000_000)
     html = PhotoExplorer(*shipped, {"chelsea": photographs()["chelsea"]}).to_html()
-    assert page.states(html)[0]["source"]["classifier"] is False
-    assert page.WORDS["unjudged"] in html
+    assert assets.states(html)[0]["source"]["classifier"] is False
+    assert markup.WORDS["unjudged"] in html
 
 
 def test_both_renderings_are_in_one_output_and_a_live_server_gets_no_twin(shipped, monkeypatch):
@@ -285,7 +291,7 @@ def test_both_renderings_are_in_one_output_and_a_live_server_gets_no_twin(shippe
 
 def test_ten_photographs_stay_below_a_megabyte(shipped):
     html = PhotoExplorer(*shipped, photographs()).to_html()
-    assert len(page.states(html)[0]["photographs"]) == 10
+    assert len(assets.states(html)[0]["photographs"]) == 10
     assert len(html.encode()) <= 1_000_000
 
 
@@ -330,3 +336,224 @@ def test_every_control_says_what_it_is(explorer):
     for control in (explorer.photograph, explorer.layer, explorer.strongest, explorer.feature, explorer.row,
                     explorer.column, explorer.strongest_unit, explorer.upload, explorer.save):  # fmt: skip
         assert control.description
+
+
+# ------------------------------------------------------------------------------ occlusion
+SHIPPED = {name: photographs()[name] for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def narrow(network):
+    """The same in a quarter of the width: a scan asks it hundreds of times."""
+    torch.manual_seed(0)
+    model = build("zfnet-64", width=0.25, num_classes=200).eval()
+    initialize_(model, "he")
+    return model, network[1]
+
+
+@pytest.fixture
+def occlusion(narrow):
+    return OcclusionExplorer(*narrow, SHIPPED)
+
+
+def test_the_square_is_moved_and_the_network_asked_again(occlusion, narrow):
+    model, card = narrow
+    occlusion.photograph.value = "coffee"
+    occlusion.row.value, occlusion.column.value, occlusion.size.value = 5, 30, 12
+    covered = occlusion.covered
+    assert (covered.top, covered.left, covered.size) == (7, 32, 12)  # it shrinks around its centre
+    x = to_input([SHIPPED["coffee"]], card)
+    x[..., 7:19, 32:44] = 0
+    with torch.no_grad():
+        np.testing.assert_allclose(covered.now[0], model(x).softmax(1)[0], rtol=1e-4, atol=1e-7)
+        assert covered.now[1] == pytest.approx(
+            model.features[:14](x)[0, covered.channel].sum().item(), rel=1e-4
+        )
+    assert "hidden at row 7, column 32" in occlusion.picture.value
+
+
+def test_the_class_is_the_photographs_own_until_another_is_chosen(occlusion):
+    assert occlusion.target.value == 0  # chelsea's
+    occlusion.target.value = 7
+    assert occlusion.covered.target == 7
+    assert "probability of word &lt;7&gt;" in occlusion.picture.value
+
+
+def test_a_scan_ends_with_the_maps_of_python_and_another_square_forgets_them(occlusion, narrow):
+    assert occlusion.maps is None
+    occlusion.fill.value = "blur"
+    occlusion.scan.click()
+    x = to_input([SHIPPED["chelsea"]], narrow[1])[0]
+    maps = occlusion_maps(narrow[0], x, 0, 16, 2, "features.13", "blur")
+    torch.testing.assert_close(occlusion.maps.probability, maps.probability)
+    assert torch.equal(occlusion.maps.label, maps.label)
+    occlusion.column.value = 3
+    assert occlusion.maps is not None
+    occlusion.size.value = 20
+    assert occlusion.maps is None
+
+
+def test_a_scan_that_runs_beside_the_kernels_work_can_be_stopped(occlusion):
+    async def impatient():
+        occlusion.scan.click()
+        while occlusion.maps is None:
+            await asyncio.sleep(0)
+        assert occlusion.scan.description == "Stop"
+        occlusion.scan.click()
+        await asyncio.sleep(0.2)
+
+    asyncio.run(impatient())
+    assert occlusion.scan.description == "Scan the whole picture"
+    assert occlusion.maps.probability.shape == (6, 6)  # the coarsest of three
+
+
+def test_the_python_of_a_scan_gives_its_maps(occlusion, narrow, monkeypatch):
+    monkeypatch.setattr("zfcore.model.load", lambda name: narrow)
+    for fill in ("white", "blur"):
+        occlusion.fill.value = fill
+        names = {}
+        exec(occlusion.snippet(), names)
+        occlusion.scan.click()
+        torch.testing.assert_close(names["maps"].activation, occlusion.maps.activation)
+
+
+def test_square_and_maps_are_saved(occlusion, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    occlusion.scan.click()
+    occlusion.save.click()
+    (saved,) = tmp_path.iterdir()
+    assert saved.name == "chelsea-occluded-at-20-20-size-16.png"
+    assert np.asarray(Image.open(saved)).shape == (448, 4 * 464 - 16, 3)
+
+
+def test_the_twin_of_an_occlusion_explorer_brings_its_maps_along(shipped):
+    html = OcclusionExplorer(*shipped, SHIPPED).to_html()
+    (state,) = assets.states(html)
+    assert state["explorer"] == "occlusion"
+    assert state["start"] == {
+        "photograph": "chelsea", "top": 20, "left": 20, "size": 16, "fill": "grey", "target": 0
+    }  # fmt: skip
+    assert html.count('data-do="place"') == 3
+
+
+def test_without_a_classifier_nothing_is_occluded():
+    for kind in (OcclusionExplorer, InvarianceExplorer):
+        with pytest.raises(ValueError, match="names nothing"):
+            kind(small().eval(), CARD, {"mine": np.full((70, 80, 3), 90, np.uint8)})
+
+
+def test_a_network_too_large_for_a_page_stays_out_where_its_classifier_is_needed(shipped, monkeypatch):
+    monkeypatch.setattr(assets, "LARGEST", 1_000_000)
+    (state,) = assets.states(InvarianceExplorer(*shipped, SHIPPED).to_html())
+    assert state["network"] == ""
+
+
+# ------------------------------------------------------------------------------ invariance
+def test_a_moved_photograph_is_asked_about_again(network):
+    model, card = network
+    explorer = InvarianceExplorer(model, card, SHIPPED)
+    assert [far for *_, far in explorer.moved.distances] == [0, 0]
+    explorer.rotation.value, explorer.scale.value, explorer.shift.value = 40, 1.2, -6
+    x = to_input([SHIPPED["chelsea"]], card)
+    moved = warp(warp(warp(x, "rotate", 40), "scale", 1.2), "translate", -6)
+    tapped = Deconvnet(model)
+    for _, path, far in explorer.moved.distances:
+        before, after = (tapped.activations(pictures, [path])[path] for pictures in (x, moved))
+        assert far == pytest.approx(((after - before).norm() / before.norm()).item(), rel=1e-4)
+    assert [name for name, *_ in explorer.moved.distances] == ["layer 1", "layer 7"]
+    assert "turned by 40°, enlarged 1.2 times and shifted down by -6 pixels" in explorer.picture.value
+    explorer.back.click()
+    assert (explorer.moved.shift, explorer.moved.scale, explorer.moved.rotation) == (0, 1, 0)
+
+
+def test_the_python_of_a_moved_photograph_measures_its_distances(network, monkeypatch):
+    monkeypatch.setattr("zfcore.model.load", lambda name: network)
+    explorer = InvarianceExplorer(*network, SHIPPED)
+    explorer.rotation.value = 90
+    *lines, measured = explorer.snippet().strip().splitlines()
+    names = {}
+    exec("\n".join(lines), names)
+    found = eval(measured, names)
+    assert [f.item() for f in found.values()] == pytest.approx([far for *_, far in explorer.moved.distances])
+
+
+# ------------------------------------------------------------------------------ features
+@pytest.fixture(scope="module")
+def gallery(network):
+    """Nine hits of every feature of two layers among a few dozen pieces of photographs."""
+    viewer = view.Viewer(*network, {"layer 1": "features.1", "layer 5": "features.13"})
+    return Gallery.of(viewer, Crops(SHIPPED, (1.0, 0.5)))
+
+
+@pytest.fixture
+def features(network, gallery):
+    return FeatureExplorer(*network, gallery, SHIPPED, crops=gallery)
+
+
+def test_a_feature_shows_its_nine_hits(features, gallery):
+    features.layer.value = "layer 1"
+    features.feature.value = 7
+    assert features.nine.hits == gallery.hits("layer 1", 7)
+    np.testing.assert_array_equal(features.nine.projections, gallery.projections("layer 1", 7))
+    assert features.picture.value.count("<img") == 4 * 9 + markup.STRONGEST
+    assert features.nine.says() in features.picture.value
+
+
+def test_features_are_found_by_number_in_turn_at_random_and_by_a_photograph(features):
+    features.feature.value = 127
+    features.following.click()
+    assert features.feature.value == 0
+    features.previous.click()
+    assert features.feature.value == 127
+    features.random.click()
+    assert features.nine.feature == features.feature.value
+    features.photograph.value = "coffee"
+    best = [n for _, n in features.strongest.options]
+    assert features.feature.value == best[0]
+    features.strongest.value = best[4]
+    assert features.nine.feature == best[4]
+
+
+def test_a_feature_that_is_not_shown_gives_way_to_the_nearest(network, gallery):
+    walls = [replace(wall, hits={n: wall.hits[n] for n in (3, 11, 40)}) for wall in gallery.layers.values()]
+    few = Gallery(walls, gallery.about, gallery._projections, None)
+    features = FeatureExplorer(*network, few, SHIPPED, layer="layer 5", feature=11)
+    assert features.nine.feature == 11
+    features.feature.value = 30
+    assert features.feature.value == 40
+    assert (
+        "layer 5 shows 3 features here, and 30 is none of them; the nearest is 40" in features.message.value
+    )
+    with pytest.raises(ValueError, match="shows no feature 12"):
+        FeatureExplorer(*network, few, SHIPPED, layer="layer 5", feature=12)
+
+
+def test_a_feature_is_saved_and_its_twin_opens_with_it(features, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(assets, "KEPT", 3)
+    features.feature.value = 64
+    features.save.click()
+    assert [file.name for file in tmp_path.iterdir()] == ["layer-5-feature-64-nine-strongest.png"]
+    (state,) = assets.states(features.to_html())
+    assert state["start"]["path"] == "features.13"
+    assert state["start"]["feature"] == 64
+    assert [len(layer["features"]) for layer in state["gallery"]["layers"]] == [3, 3]
+    assert "Gallery.of(" in features.snippet()
+
+
+def test_beside_a_projection_stands_what_its_feature_looks_for(network, gallery):
+    layers = {"layer 1": "features.1", "layer 5": "features.13"}
+    explorer = PhotoExplorer(*network, SHIPPED, layers, gallery=gallery)
+    explorer.layer.value = "layer 1"
+    feature = explorer.feature.value
+    assert f"what feature {feature} looks for" in explorer.picture.value
+    shown = decoded(re.search(r'data-nine="looks".*?<img src="([^"]+)"', explorer.picture.value)[1])
+    assert abs(shown.astype(int) - gallery.projections("layer 1", feature)[0]).max() == 0
+
+
+def test_every_control_of_every_explorer_says_what_it_is(occlusion, features, network):
+    for explorer in (occlusion, features, InvarianceExplorer(*network, SHIPPED)):
+        rows = [row.children for row in explorer.children if isinstance(row, ipywidgets.Box)]
+        controls = [control for row in rows for control in row if not isinstance(control, ipywidgets.HTML)]
+        assert len(controls) >= 6
+        assert all(control.description for control in controls)

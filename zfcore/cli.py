@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import os
 import runpy
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
@@ -19,6 +19,9 @@ import typer
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from zfcore.gallery import Album
+    from zfcore.view import Viewer
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -535,12 +538,11 @@ def occlude(
 
     Example: `zfcore occlude cat.jpg --target "Egyptian cat" --size 14 --out occlusion`
     """
-    import numpy as np
     from torch import nn
 
+    from zfcore import figures
     from zfcore.data import squares, to_input
-    from zfcore.figures import pictures
-    from zfcore.model import load
+    from zfcore.model import load, write_atomically
     from zfcore.occlusion import occlusion_maps
     from zfcore.trace import trace
 
@@ -556,7 +558,6 @@ def occlude(
         fill = float(fill)
     options = {"layer": layer, "fill": fill, "channel": channel, "seed": seed}
     maps = occlusion_maps(network, image, chosen, size, stride, **options, progress=True)
-    names = [card["labels"][n] for n, _ in Counter(maps.label.flatten().tolist()).most_common()]
     found = {part: getattr(maps, part).tolist() for part in ("probability", "label", "activation")}
     said = {
         "photograph": photo.name,
@@ -572,16 +573,15 @@ def occlude(
         "labels": {n: card["labels"][n] for n in sorted({n for row in found["label"] for n in row})},
         "command": _command(),
     }
-    ranks = [[names.index(card["labels"][n]) for n in row] for row in found["label"]]
-    shown = [squares([photo], card)[0], found["probability"], found["activation"], ranks]
-    titles = ["the photograph", f"probability of {card['labels'][chosen]}", f"map {maps.channel} of {layer}"]
-    captions = {(0, c): f"{np.min(shown[c]):.3g} to {np.max(shown[c]):.3g}" for c in (1, 2)}
-    captions[0, 3] = f"mostly {names[0]}" + (f", and {len(names) - 1} more" if len(names) > 1 else "")
-    drawing = pictures([shown], column_titles=[*titles, "most probable class"], captions=captions)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "occlusion.json").write_text(json.dumps(said, ensure_ascii=False) + "\n", encoding="utf-8")
+    row = figures.OcclusionRow(
+        squares([photo], card)[0], **{part: found[part] for part in ("activation", "probability")},
+        labels=found["label"], names=said["labels"], target=chosen, feature=f"map {maps.channel} of {layer}",
+    )  # fmt: skip
+    drawing = figures.occlusion([row], size, stride)
+    write_atomically(out / "occlusion.json", (json.dumps(said, ensure_ascii=False) + "\n").encode())
     for suffix in ("png", "svg"):
-        drawing.savefig(out / f"occlusion.{suffix}", dpi=200)
+        drawing.savefig(blob := io.BytesIO(), format=suffix, dpi=200)
+        write_atomically(out / f"occlusion.{suffix}", blob.getvalue())
     typer.echo(
         f"{card['labels'][chosen]}: {maps.unoccluded.probability:.3f} on the whole photograph, "
         f"{maps.probability.min():.3f} to {maps.probability.max():.3f} with the square; {out}"
@@ -600,11 +600,273 @@ def _class_index(given: str, card: dict) -> int:
 
 
 @app.command()
+def sensitivity(
+    what: Annotated[
+        str,
+        typer.Argument(help="occlusion (Tiny-ImageNet's boxes) or correspondence (faces of Caltech-101)."),
+    ],
+    weights: Annotated[str, typer.Option(help="Weights that ship, or a .safetensors file.")] = "zfnet-64",
+    pictures: Annotated[int, typer.Option(help="occlusion: how many that the network knows.", min=20)] = 500,
+    size: Annotated[int, typer.Option(help="occlusion: side of the square in pixels.", min=1)] = 14,
+    stride: Annotated[int, typer.Option(help="occlusion: pixels between its positions.", min=1)] = 4,
+    draws: Annotated[int, typer.Option(help="correspondence: drawings of random places.", min=2)] = 50,
+    seed: Annotated[int, typer.Option(help="Of places, resamplings, and of the untrained network.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    results: Annotated[Path | None, typer.Option(help="Folder of the ledger; default: book/results.")] = None,
+) -> None:
+    """Test the claims of §4.2 over many pictures, and write what comes out into the ledger.
+
+    Example: `ZFCORE_DATA=~/data zfcore sensitivity occlusion --pictures 500`
+    """
+    from zfcore import ledger
+    from zfcore.faces import correspondence_entries
+    from zfcore.sensitivity import occlusion_entries
+
+    if what == "occlusion":
+        entries = occlusion_entries(weights, pictures, size, stride, seed, device)
+    elif what == "correspondence":
+        entries = correspondence_entries(weights, draws, seed, device)
+    else:
+        raise typer.BadParameter(f"unknown analysis {what!r}; known: occlusion, correspondence")
+    for entry in entries:
+        ledger.record(what, entry, results or ledger.RESULTS)
+        typer.echo(f"{entry['row']}: {entry['n']} pictures in {entry['seconds']:.0f} s")
+
+
+LayerName = Annotated[str, typer.Option(help="`layer 5`, or a module's path, `features.13`.")]
+
+
+def _viewer(weights: str, device: str, layer: str | None = None) -> tuple[Viewer, str | None]:
+    """A network to look at and the reader's name of ``layer``, which need not be one that it offers."""
+    from zfcore.model import load
+    from zfcore.view import Viewer
+
+    network, card = load(weights)
+    viewer = Viewer(network.to(device), card)
+    if layer is None:
+        return viewer, None
+    for name, path in viewer.layers.items():
+        if layer in (name, path):
+            return viewer, name
+    if layer not in viewer.net.layers:
+        offered = ", ".join(f"{name} ({path})" for name, path in viewer.layers.items())
+        raise ValueError(f"no layer {layer!r}; {offered}, or one of {', '.join(viewer.net.layers)}")
+    return Viewer(viewer.model, card, [layer]), layer
+
+
+@app.command()
+def project(
+    photo: Annotated[Path, typer.Argument(help="A picture file.")],
+    layer: LayerName,
+    feature: Annotated[int, typer.Option(help="Number of the feature map.", min=0)],
+    out: Annotated[Path, typer.Option(help="Folder for projection.png, .webp, project.png and .json.")],
+    rule: Annotated[str, typer.Option(help="deconvnet, gradient or guided.")] = "deconvnet",
+    unit: Annotated[
+        tuple[int, int] | None, typer.Option(metavar="Y X", help="Default: the map's strongest.")
+    ] = None,
+    weights: Annotated[str, typer.Option(help="Weights that ship, or a .safetensors file.")] = "zfnet-64",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+) -> None:
+    """Project one unit of a feature map into a photograph: what made it answer? (§2.1, Fig. 2)
+
+    Example: `zfcore project cat.jpg --layer "layer 5" --feature 17 --out projection`
+    """
+    from dataclasses import asdict, replace
+
+    from zfcore.model import write_atomically
+    from zfcore.view import RULES, as_png, as_webp, contact_sheet
+
+    if rule not in RULES:
+        raise typer.BadParameter(f"unknown rule {rule!r}; known: {', '.join(RULES)}")
+    viewer, name = _viewer(weights, device, layer)
+    frame = viewer.frame(viewer.look(photo.name, photo), name, feature, unit)
+    frame = replace(frame, projections={rule: frame.projections[rule]})
+    said = {
+        "photograph": photo.name,
+        "weights": {"architecture": viewer.card["architecture"], "sha256": viewer.card["sha256"]},
+        "layer": name,
+        "path": frame.path,
+        "feature": feature,
+        "unit": frame.unit,
+        "value": frame.value,
+        "field": asdict(frame.field),
+        "rule": rule,
+        "guesses": [{"label": label, "probability": p} for label, p, _ in frame.seen.guesses],
+        "command": _command(),
+    }
+    pictures = {
+        "projection.png": as_png(frame.projections[rule]),
+        "projection.webp": as_webp(frame.projections[rule]),
+        "project.png": as_png(contact_sheet(frame)),
+        "project.json": (json.dumps(said, ensure_ascii=False, indent=1) + "\n").encode(),
+    }
+    for file, blob in pictures.items():
+        write_atomically(out / file, blob)
+    typer.echo(f"{frame.says()} {out}")
+
+
+def _album(data: str, split: str) -> Album:
+    """What ``--data`` names: a folder of pictures, crops of the photographs that ship, or a data set."""
+    from zfcore.data import data_set, photographs
+    from zfcore.gallery import Album, Crops
+
+    if data == "photographs":
+        return Crops(photographs())
+    if not Path(data).is_dir():
+        return Album(data_set(data, split))
+    found = sorted(file for file in Path(data).iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
+    if not found:
+        raise ValueError(f"{data} has no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
+    return Album({file.name: file for file in found})
+
+
+DataOption = Annotated[
+    str,
+    typer.Option(
+        help="tiny-imagenet, imagenet (packed), photographs (crops of those that ship), or a folder."
+    ),
+]
+
+
+@app.command()
+def top(
+    data: DataOption,
+    layer: LayerName,
+    feature: Annotated[int, typer.Option(help="Number of the feature map.", min=0)],
+    out: Annotated[Path, typer.Option(help="Folder for top.json, projections and patches (.png, .webp).")],
+    k: Annotated[int, typer.Option("--k", help="How many pictures.", min=1)] = 9,
+    split: Annotated[str, typer.Option(help="Of a data set: train or val.")] = "val",
+    weights: Annotated[str, typer.Option(help="Weights that ship, or a .safetensors file.")] = "zfnet-64",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+) -> None:
+    """Find the pictures that excite a feature map most, and project what excites it (§4, Fig. 2).
+
+    The pass over the pictures is kept: another feature is answered at once, an interrupted pass goes on.
+
+    Example: `zfcore top --data photographs --layer "layer 3" --feature 7 --out top`
+    """
+    from dataclasses import asdict
+
+    from zfcore.book import pass_file
+    from zfcore.gallery import Gallery, sheet
+    from zfcore.model import write_atomically
+    from zfcore.view import as_png, as_webp
+
+    viewer, name = _viewer(weights, device, layer)
+    album = _album(data, split)
+    gallery = Gallery.of(viewer, album, k, file=pass_file(viewer, album, k), progress=True)
+    hits = gallery.hits(name, feature)
+    said = {
+        "weights": {"architecture": viewer.card["architecture"], "sha256": viewer.card["sha256"]},
+        "data": Path(data).name,
+        "data_sha256": album.sha256,
+        "n": len(album),
+        "layer": name,
+        "path": viewer.layers[name],
+        "feature": feature,
+        "hits": [hit and asdict(hit) for hit in hits],
+        "command": _command(),
+    }
+    for kind, cells in (
+        ("projections", gallery.projections(name, feature)),
+        ("patches", gallery.patches(name, feature)),
+    ):
+        write_atomically(out / f"{kind}.png", as_png(sheet(cells)))
+        write_atomically(out / f"{kind}.webp", as_webp(sheet(cells)))
+    write_atomically(out / "top.json", (json.dumps(said, ensure_ascii=False, indent=1) + "\n").encode())
+    for hit in filter(None, hits):
+        typer.echo(f"{hit.value:9.3f}  {hit.picture}  {hit.label}")
+    if not any(hits):
+        typer.echo(f"nothing here excites feature {feature} of {name}")
+
+
+@app.command()
+def features(
+    weights: Annotated[str, typer.Argument(help="Weights that ship, or a .safetensors file.")] = "zfnet-64",
+    data: DataOption = "tiny-imagenet",
+    split: Annotated[str, typer.Option(help="Of a data set: train or val.")] = "val",
+    maps: Annotated[
+        int | None, typer.Option(help="At most so many maps of a layer, drawn with the seed.", min=1)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Draws the maps.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the galleries; default: book/results/top9.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+) -> None:
+    """Store Fig. 2 for every feature map: the projections of its nine strongest pictures, and their names.
+
+    The pictures themselves are not stored. An interrupted run goes on.
+
+    Example: `ZFCORE_DATA=~/data zfcore features zfnet-64 --data tiny-imagenet`
+    """
+    from zfcore.book import GALLERIES, pass_file
+    from zfcore.gallery import Gallery
+
+    viewer, _ = _viewer(weights, device)
+    album = _album(data, split)
+    gallery = Gallery.of(viewer, album, file=pass_file(viewer, album, 9), progress=True)
+    about = {"data": Path(data).name, "split": split, "data_sha256": album.sha256, "command": _command()}
+    path = gallery.save(out or GALLERIES, Path(weights).stem, maps=maps, seed=seed, progress=True, **about)
+    size = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}[-.]*"))
+    typer.echo(f"{path}: {size / 1e6:.1f} MB with its sprites")
+
+
+@app.command()
+def measure(
+    target: Annotated[str, typer.Argument(help="fig2 or invariance.")],
+    weights: Annotated[str, typer.Option(help="Weights that ship, or a .safetensors file.")] = "zfnet-64",
+    data: Annotated[str, typer.Option(help="tiny-imagenet or imagenet (packed).")] = "tiny-imagenet",
+    pictures: Annotated[int, typer.Option(help="invariance: how many are transformed.", min=20)] = 500,
+    seed: Annotated[int, typer.Option(help="Of pictures, places, and the untrained network.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    results: Annotated[Path | None, typer.Option(help="Folder of the ledger; default: book/results.")] = None,
+) -> None:
+    """Measure what the paper claims of Fig. 2 or of invariance, and write the numbers into the ledger.
+
+    Example: `ZFCORE_DATA=~/data zfcore measure fig2`
+    """
+    from zfcore import ledger
+    from zfcore.book import pass_file
+    from zfcore.data import data_set
+    from zfcore.selectivity import fig2_entries
+    from zfcore.stability import invariance_entries
+
+    if target not in ("fig2", "invariance"):
+        raise typer.BadParameter(f"unknown target {target!r}; known: fig2, invariance")
+    viewer, _ = _viewer(weights, device)
+    shown = data_set(data, "val")
+    if target == "fig2":
+        entries = fig2_entries(viewer, shown, lambda *of: pass_file(*of, 9), seed, progress=True)
+    else:
+        entries = invariance_entries(viewer, shown, pictures, seed, progress=True)
+    for entry in entries:
+        entry |= {"data": data, "data_sha256": shown.sha256, "command": _command()}
+        ledger.record(target, entry, results or ledger.RESULTS)
+        typer.echo(f"{entry['row']}: {entry['n']:,} pictures in {entry['seconds']:.0f} s")
+
+
+@app.command()
 def reproduce(
-    target: Annotated[str, typer.Argument(help="table1, table2, fig5 or fig4.")],
-    data: Annotated[str, typer.Option(help="tiny-imagenet, imagenet (packed), or patches, to rehearse.")],
+    target: Annotated[
+        str,
+        typer.Argument(help="table1, table2, fig4, fig5; of transfer: table3 to table6, fig7."),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="tiny-imagenet, imagenet (packed), or patches, to rehearse; of transfer: caltech101, "
+            "caltech256, voc2007, voc2012, patches."
+        ),
+    ],
     row: Annotated[list[str] | None, typer.Option(help="Only this row; more than once for more.")] = None,
-    seeds: Annotated[str, typer.Option(metavar="N,N,…", help="One training of each row per seed.")] = "0",
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,…",
+            help="One training of each row per seed, default 0; of transfer the splits, 0,1,2,3,4.",
+        ),
+    ] = None,
     shard: Annotated[
         str | None, typer.Option(metavar="KofN", help="0of4: training pictures 0, 4, 8, … when sorted.")
     ] = None,
@@ -619,21 +881,38 @@ def reproduce(
     out: Annotated[Path, typer.Option(help="Folder of the trainings, which go on there.")] = Path("runs"),
     results: Annotated[Path | None, typer.Option(help="Folder of the ledger; default: book/results.")] = None,
     overview: Annotated[bool, typer.Option("--list", help="Only say what is done and what remains.")] = False,
+    weights: Annotated[
+        str, typer.Option(help="Of transfer: the pretrained network, a name or a .safetensors file.")
+    ] = "zfnet-64",
+    drop_duplicates: Annotated[
+        bool,
+        typer.Option("--drop-duplicates", help="Of transfer: without what the ledger `duplicates` names."),
+    ] = False,
 ) -> None:
     """Train and judge every row that the ledger lacks of a table or figure; a killed run goes on.
 
     Example: `zfcore reproduce table2 --data tiny-imagenet --seeds 0,1,2 --device cuda`
+
+    Features on another data set: `zfcore reproduce table3 --data caltech101 --row "pretrained, layer 7"`
     """
-    from zfcore import ledger
+    from zfcore import generalization, ledger
     from zfcore import reproduce as reproducing
     from zfcore.train import RECIPES
 
     if recipe not in RECIPES:
         raise typer.BadParameter(f"unknown recipe {recipe!r}; known: {', '.join(RECIPES)}")
     try:
-        numbers = [int(seed) for seed in seeds.split(",")]
+        numbers = [int(seed) for seed in seeds.split(",")] if seeds else None
     except ValueError:
         raise typer.BadParameter(f"{seeds!r} is not a list of seeds like 0,1,2") from None
+    if target in generalization.TARGETS:
+        kept = "dropped" if drop_duplicates else "kept"
+        transferred = generalization.Transfer(
+            data, weights, kept, RECIPES[recipe], epochs or 100, device, out, results or ledger.RESULTS, True
+        )
+        generalization.reproduce(target, transferred, row, numbers or range(5), say=typer.echo)
+        return
+    numbers = numbers or [0]
     experiment = reproducing.Experiment(
         data, RECIPES[recipe], epochs, width, shard, device, workers, low_precision, out,
         results or ledger.RESULTS,
@@ -649,6 +928,148 @@ def reproduce(
         typer.echo(f"about {sum(seconds for *_, seconds in states) / 3600:.1f} h remain")
     else:
         typer.echo("no estimate before one row is done on this device")
+
+
+@app.command()
+def transfer(
+    train: Annotated[Path, typer.Argument(help="Folder with a folder of pictures for each class.")],
+    test: Annotated[
+        Path | None,
+        typer.Option(help="The same of other pictures. Default: a fifth of each class, held out."),
+    ] = None,
+    weights: Annotated[str, typer.Option(help="Weights that ship, or a .safetensors file.")] = "zfnet-64",
+    layer: Annotated[str, typer.Option(help="`layer n`, or the name of a module.")] = "layer 5",
+    head: Annotated[str, typer.Option(help="softmax or svm (§5.3).")] = "softmax",
+    out: Annotated[Path | None, typer.Option(help="CSV file for the test pictures' predictions.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+) -> None:
+    """Learn classes of your own on the features of a network, and say how well (§5.2).
+
+    Example: `zfcore transfer pictures/train --test pictures/test --layer "layer 5" --head svm`
+    """
+    import torch
+
+    from zfcore.data import to_input
+    from zfcore.generalization import draw_split, per_class_accuracy
+    from zfcore.model import load
+    from zfcore.transfer import extract_features, fit_softmax, fit_svm
+
+    heads = {"softmax": fit_softmax, "svm": fit_svm}
+    if head not in heads:
+        raise typer.BadParameter(f"unknown head {head!r}; known: {', '.join(heads)}")
+    network, card = load(weights)
+    network.to(device)
+    parts = [_pictures_by_class(folder) for folder in (train, test) if folder]
+    names = sorted({name for part in parts for _, name in part})
+    files = [file for part in parts for file, _ in part]
+    labels = torch.tensor([names.index(name) for part in parts for _, name in part])
+    inputs = (to_input(files[start : start + 64], card) for start in range(0, len(files), 64))
+    features = extract_features(network, inputs, layer, progress=True)
+    if test:
+        rows, tests = torch.arange(len(files)).split([len(part) for part in parts])
+    else:
+        fewest = int(labels.bincount().min())
+        split = draw_split(labels, 0, most=max(1, fewest * 4 // 5), tests=len(files))
+        rows, tests = split.train, split.test
+    fitted = heads[head](features[rows], labels[rows])
+    predicted = fitted.predict(features[tests])
+    each = per_class_accuracy(predicted, labels[tests])
+    for c, accuracy in zip(labels[tests].unique().tolist(), each.tolist(), strict=True):
+        typer.echo(f"{accuracy:6.1f} %  {names[c]}")
+    typer.echo(
+        f"{each.mean():6.1f} %  mean of the classes; {len(rows)} pictures to learn from, {len(tests)} to test"
+    )
+    if out:
+        lines = ("picture,class,predicted\n", *(
+            f"{files[i]},{names[labels[i]]},{names[p]}\n"
+            for i, p in zip(tests.tolist(), predicted.tolist(), strict=True)
+        ))  # fmt: skip
+        out.write_text("".join(lines), encoding="utf-8")
+
+
+def _pictures_by_class(folder: Path) -> list[tuple[Path, str]]:
+    """Every picture of the folders in ``folder``, with the name of its folder."""
+    found = [(file, file.parent.name) for file in sorted(folder.glob("*/*")) if _is_picture(file)]
+    if not found:
+        raise ValueError(f"{folder} has no folders with pictures; put each class's pictures into one")
+    return found
+
+
+def _is_picture(file: Path) -> bool:
+    return file.suffix.lower() in PICTURE_SUFFIXES
+
+
+@app.command()
+def duplicates(
+    a: Annotated[str, typer.Argument(help="A folder, searched with all its folders, or tiny-imagenet, …")],
+    b: Annotated[str, typer.Argument(help="The same: caltech101, …")],
+    threshold: Annotated[float, typer.Option(help="Least correlation, above 0 and at most 1.")] = 0.95,
+    out: Annotated[Path | None, typer.Option(help="CSV file for the pairs.")] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write them into the ledger `duplicates`.")
+    ] = False,
+    results: Annotated[Path | None, typer.Option(help="Folder of the ledger; default: book/results.")] = None,
+) -> None:
+    """Find the pictures that two sets share, mirrored or slightly cropped perhaps (§5.2).
+
+    Example: `zfcore duplicates tiny-imagenet caltech101 --out pairs.csv`
+    """
+    import hashlib
+    import time
+
+    from zfcore import ledger
+    from zfcore.data import thumbnails
+    from zfcore.duplicates import matches
+
+    start = time.monotonic()
+    (root_a, files_a), (root_b, files_b) = _files_of(a), _files_of(b)
+    thumbs = [thumbnails(files, progress=True) for files in (files_a, files_b)]
+    pairs = [
+        (files_a[i].relative_to(root_a).as_posix(), files_b[j].relative_to(root_b).as_posix(), round(r, 4))
+        for i, j, r in matches(*thumbs, threshold)
+    ]
+    for pair in pairs:
+        typer.echo("{2:.4f}  {0}  {1}".format(*pair))
+    counts = f"{len(files_a):,} and {len(files_b):,} pictures"
+    typer.echo(
+        f"{len(pairs)} pairs, {len({second for _, second, _ in pairs})} pictures of {b}, among {counts}"
+    )
+    if out:
+        out.write_text("".join(f"{x},{y},{r}\n" for x, y, r in pairs), encoding="utf-8")
+    if record:
+        digest = hashlib.sha256()
+        for part in thumbs:
+            digest.update(part.pixels.numpy())
+        entry = {
+            "row": Path(a).name,
+            "seed": None,
+            "values": {"pairs": pairs, "pictures": len({second for _, second, _ in pairs})},
+            "n": len(files_b),
+            "data": Path(b).name,
+            "data_sha256": digest.hexdigest(),
+            "config": {"threshold": threshold, "pictures": [len(files_a), len(files_b)]},
+            "weights_sha256": None,
+        }
+        entry |= ledger.provenance("cpu", time.monotonic() - start, _command())
+        ledger.record("duplicates", entry, results or ledger.RESULTS)
+
+
+def _files_of(given: str) -> tuple[Path, list[Path]]:
+    """The pictures of a folder, or of a data set (for Tiny-ImageNet and ImageNet those to train on)."""
+    from zfcore.data import data_root
+    from zfcore.fetch import DATASETS
+
+    folder = Path(given)
+    if not folder.is_dir() and given in DATASETS:
+        folder = DATASETS[given].folder(data_root())
+        if not folder.exists():
+            raise FileNotFoundError(f"{given} is not at {folder}; run `zfcore data get {given}`")
+        items, _ = DATASETS[given].layout(folder)
+        return folder, [item.path for item in items if item.split in ("train", "trainval", "all")]
+    files = sorted(filter(_is_picture, folder.rglob("*")))
+    if not files:
+        raise ValueError(f"{given} is neither a data set ({', '.join(DATASETS)}) nor a folder with pictures")
+    return folder, files
 
 
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: bring them here, look whether they are whole.")

@@ -33,13 +33,14 @@ import os
 import re
 import signal
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
+from xml.etree import ElementTree
 
 import numpy as np
 import platformdirs
@@ -48,6 +49,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
+
+from zfcore.duplicates import SIDE as THUMBNAIL
+from zfcore.duplicates import Thumbnails, matches
 
 
 class Pictures:
@@ -289,8 +293,8 @@ def batches(
         for pixels in iterator:
             yield pixels.to(device, non_blocking=True)
     finally:
-        # At once, not when an error lets go of its traceback: the exit of a process waits for its workers, and
-        # these end for nobody else.
+        # At once, not when an error lets go of its traceback: the exit of a process waits for its workers,
+        # and these end for nobody else.
         if workers:
             iterator._shutdown_workers()
 
@@ -559,6 +563,147 @@ def tiny_imagenet(split: str, root: str | os.PathLike | None = None) -> Labelled
     )
 
 
+# ------------------------------------------------------------------------------ Caltech and PASCAL VOC
+_CALTECH = {"caltech101": "101_ObjectCategories", "caltech256": "256_ObjectCategories"}
+#: The twenty classes of PASCAL VOC, in the order of its development kit.
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+
+def caltech(name: str, side: int = 64, root: str | os.PathLike | None = None) -> LabelledPictures:
+    """Caltech-101 or Caltech-256, all pictures, as the centre squares of §3.
+
+    Every folder is a class, the background too (``BACKGROUND_Google``, ``257.clutter``): who does not want
+    it leaves it out.
+
+    Parameters
+    ----------
+    name
+        ``"caltech101"`` (9,144 pictures, 102 folders) or ``"caltech256"`` (30,607 and 257).
+    side
+        The smaller side is resized to so many pixels, and the centre square taken.
+
+    Raises
+    ------
+    FileNotFoundError
+        The data are not under ``root``; the message says how to get them.
+    ValueError
+        Unknown name, or a file that cannot be decoded (named).
+    """
+    if name not in _CALTECH:
+        raise ValueError(f"unknown data set {name!r}; known: {', '.join(_CALTECH)}")
+    base = _found(name, root, f"{name}/{_CALTECH[name]}", _CALTECH[name])
+    files = sorted(path for path in base.glob("*/*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    if not files:
+        raise FileNotFoundError(f"{base} has no pictures; run `zfcore data get {name}`")
+    classes = tuple(sorted({path.parent.name for path in files}))
+    return LabelledPictures(
+        _squares_of_files(files, side),
+        torch.tensor([classes.index(path.parent.name) for path in files]),
+        classes,
+        classes,
+        tuple(f"{path.parent.name}/{path.name}" for path in files),
+    )
+
+
+@dataclass(frozen=True)
+class VocPictures:
+    """Pictures of PASCAL VOC and which of its 20 classes each shows.
+
+    ``pixels`` uint8 (N, 3, S, S); ``truth`` int8 (N, 20), in the order of :data:`VOC_CLASSES`: 1 where an
+    object of the class is seen, −1 where none is, 0 where all that are seen are marked difficult, which
+    the rules of the challenge leave out of account. ``files`` are the pictures' names there.
+    """
+
+    pixels: Tensor
+    truth: Tensor
+    files: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 over names, truth and pixels, in their order."""
+        digest = hashlib.sha256("\n".join(self.files).encode())
+        digest.update(self.truth.numpy())
+        digest.update(self.pixels.numpy())
+        return digest.hexdigest()
+
+
+def voc(year: int, split: str, side: int = 64, root: str | os.PathLike | None = None) -> VocPictures:
+    """A part of PASCAL VOC, as the centre squares of §3.
+
+    Where a picture has no annotation, as those that the evaluation server judges, its truth is all 0.
+
+    Parameters
+    ----------
+    year
+        2007 or 2012; any other whose folder lies beside.
+    split
+        A list of ``ImageSets/Main``: ``"train"``, ``"val"``, ``"trainval"``, ``"test"``.
+    side
+        As in :func:`caltech`.
+
+    Raises
+    ------
+    FileNotFoundError
+        The data, or this part of them, are not under ``root``; the message says how to get them.
+    ValueError
+        A picture or an annotation that cannot be read (named).
+    """
+    base = _found(f"voc{year}", root, f"VOCdevkit/VOC{year}")
+    listed = base / "ImageSets" / "Main" / f"{split}.txt"
+    if not listed.exists():
+        known = ", ".join(sorted(path.stem for path in listed.parent.glob("*.txt") if "_" not in path.stem))
+        raise FileNotFoundError(
+            f"VOC {year} has no part {split!r} at {listed.parent}; it has: {known or 'none'}"
+        )
+    names = listed.read_text(encoding="utf-8").split()
+    pixels = _squares_of_files([base / "JPEGImages" / f"{name}.jpg" for name in names], side)
+    truth = torch.stack([_voc_truth(base / "Annotations" / f"{name}.xml") for name in names])
+    return VocPictures(pixels, truth, tuple(names))
+
+
+def _voc_truth(annotation: Path) -> Tensor:
+    """The row of :class:`VocPictures`'s ``truth`` that an annotation stands for, int8 (20,)."""
+    if not annotation.exists():
+        return torch.zeros(len(VOC_CLASSES), dtype=torch.int8)
+    truth = torch.full((len(VOC_CLASSES),), -1, dtype=torch.int8)
+    try:
+        for thing in ElementTree.parse(annotation).iterfind("object"):
+            c = VOC_CLASSES.index(thing.findtext("name", ""))
+            plain = thing.findtext("difficult", "0").strip() != "1"
+            truth[c] = 1 if plain or truth[c] == 1 else 0
+    except (ElementTree.ParseError, ValueError) as error:
+        raise ValueError(f"{annotation} cannot be read ({error}); get the data again") from error
+    return truth
+
+
+def _found(name: str, root: str | os.PathLike | None, *places: str) -> Path:
+    """The first of ``places`` under the data root that is there."""
+    root = Path(root or data_root())
+    for place in places:
+        if (root / place).is_dir():
+            return root / place
+    raise FileNotFoundError(
+        f"{name} is not at {root / places[0]}; run `zfcore data get {name}`, "
+        f"or set ZFCORE_DATA to the folder that holds {places[-1]}/"
+    )
+
+
+def _squares_of_files(files: list[Path], side: int) -> Tensor:
+    """The centre squares of files, the smaller side resized to ``side``: uint8 (N, 3, side, side)."""
+    pixels = torch.empty((len(files), 3, side, side), dtype=torch.uint8)
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        cut = pool.map(lambda file: _centre(_resized(decode(file), side), side), files)
+        for n, square in enumerate(tqdm(cut, "reading", len(files), unit="picture", leave=False)):
+            pixels[n] = torch.from_numpy(square.copy()).permute(2, 0, 1)  # (S, S, 3) -> (3, S, S)
+    return pixels
+
+
 # ------------------------------------------------------------------------------ ImageNet
 def imagenet(split: str, root: str | os.PathLike | None = None) -> PackedPictures:
     """ImageNet-2012 as ``zfcore data pack imagenet`` wrote it: centre squares of 256×256 px.
@@ -672,6 +817,65 @@ def _undecodable(name: str, error: object) -> str:
         f"{name} cannot be decoded ({error}); accepted are whole picture files that Pillow reads "
         "(JPEG, PNG, WebP, GIF, TIFF, BMP, …), PIL images, and uint8 arrays (H, W, 3)"
     )
+
+
+# ------------------------------------------------------------------------------ duplicates
+def thumbnails(pictures: Sequence[Picture], progress: bool = False) -> Thumbnails:
+    """Grey thumbnails of pictures, for :func:`find_duplicates`; of the pictures themselves few are in memory.
+
+    A picture is squeezed into a square; one whose sides differ by more than 5 % has a second thumbnail, of
+    its middle square. Pictures and errors as in :func:`decode`.
+    """
+    parts, owner = [], []
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for start in tqdm(range(0, len(pictures), 512), "reading", leave=False, disable=not progress):
+            chosen = range(start, min(start + 512, len(pictures)))
+            for i, views in zip(chosen, pool.map(lambda i: _thumbnails(pictures[i]), chosen), strict=True):
+                parts += views
+                owner += [i] * len(views)
+    pixels = np.stack(parts) if parts else np.empty((0, THUMBNAIL, THUMBNAIL), np.uint8)
+    return Thumbnails(torch.from_numpy(pixels), torch.tensor(owner, dtype=torch.int64))
+
+
+def _thumbnails(picture: Picture) -> list[np.ndarray]:
+    image = Image.fromarray(decode(picture)).convert("L")
+    width, height = image.size
+    short = min(width, height)
+    left, top = (width - short) // 2, (height - short) // 2
+    boxes = [(0, 0, width, height), (left, top, left + short, top + short)]
+    size = (THUMBNAIL, THUMBNAIL)
+    return [
+        np.asarray(image.resize(size, Image.Resampling.BILINEAR, box))
+        for box in boxes[: 1 + (max(width, height) > 1.05 * short)]
+    ]
+
+
+def find_duplicates(
+    a: Sequence[Picture], b: Sequence[Picture], threshold: float = 0.95, progress: bool = False
+) -> list[tuple[int, int, float]]:
+    """The pictures that two sets share, by normalised correlation (§5.2).
+
+    Found also where one of the two was encoded again, resized, mirrored, made brighter, or cropped by up
+    to 5 % at any edge; :mod:`zfcore.duplicates` says how, and what is measured of it.
+
+    Parameters
+    ----------
+    a, b
+        Sequences of pictures (see :func:`decode`); an item is asked for once, so they may be lazy.
+    threshold
+        Least correlation, in (0, 1].
+
+    Returns
+    -------
+    list
+        ``(i, j, correlation)``, positions in ``a`` and ``b``, the largest correlation first.
+
+    Raises
+    ------
+    ValueError
+        A picture cannot be decoded (it is named), or a threshold outside (0, 1].
+    """
+    return matches(thumbnails(a, progress), thumbnails(b, progress), threshold)
 
 
 # ------------------------------------------------------------------------------ preprocessing, §3

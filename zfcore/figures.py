@@ -322,7 +322,9 @@ def curves(
         if len(lines) > 1 and not shared:
             axes.legend()
     if len(lines) > 1 and shared:
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=len(lines))
+        in_one_line = sum(map(len, lines)) + 6 * len(lines) < 14 * width
+        columns = len(lines) if in_one_line else -(-len(lines) // 2)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=columns)
     return figure
 
 
@@ -470,10 +472,48 @@ def _label_legend(axes: Axes, row: OcclusionRow) -> None:
     colours, _ = _label_colours(row)
     entries = [(colour, row.names[label]) for label, colour in colours.items()]
     rest = len(np.unique(row.labels)) - len(colours)
-    entries += [(OTHER_LABELS, f"{rest} others")] if rest else []
+    entries += [(OTHER_LABELS, f"{rest} other{'s' * (rest > 1)}")] if rest else []
     marks = [Rectangle((0, 0), 1, 1, facecolor=colour) for colour, _ in entries]
     words = [name if len(name) < 20 else name[:18] + "…" for _, name in entries]
     axes.legend(
         marks, words, loc="upper left", bbox_to_anchor=(1.02, 1.03), fontsize=6.5, handlelength=0.9,
         handleheight=0.9, handletextpad=0.5, borderaxespad=0, borderpad=0, labelspacing=0.35,
     )  # fmt: skip
+
+
+def learning_curves(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float | None]]]],
+    xlabel: str,
+    ylabel: str,
+    levels: Mapping[str, tuple[str, float]] | None = None,
+    width: float = WIDTH,
+) -> Figure:
+    """Means over an axis of their own, with a band of one standard deviation: ``{title: {name: points}}``.
+
+    A point is (x, mean, deviation); a series whose deviations are all None has points and no line, for
+    nothing is known between them. ``levels`` draws a dashed line in a panel, ``{title: (words, height)}``.
+    """
+    figure = Figure(figsize=(width, 0.42 * width), layout="constrained")
+    drawn = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (title, series) in zip(drawn, panels.items(), strict=True):
+        for name, points in series.items():
+            x, mean, deviation = zip(*points, strict=True)
+            if set(deviation) == {None}:
+                axes.plot(x, mean, "s", label=name, markersize=4)
+                continue
+            [line] = axes.plot(x, mean, marker="o", markersize=3, label=name)
+            low, high = (np.add(mean, np.multiply(sign, deviation)) for sign in (-1, 1))
+            axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        if levels and title in levels:
+            words, height = levels[title]
+            axes.axhline(height, color="#666666", linestyle="--", linewidth=1)
+            axes.annotate(
+                words, (0, height), (3, 2), axes.get_yaxis_transform(), "offset points",
+                ha="left", va="bottom", fontsize=8, color="#444444",
+            )  # fmt: skip
+        axes.set(title=title, xlabel=xlabel)
+        axes.set_xlim(left=0)
+        axes.legend(loc="lower right")
+    drawn[0].set_ylabel(ylabel)
+    drawn[0].set_ylim(bottom=0)
+    return figure

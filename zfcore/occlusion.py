@@ -155,7 +155,7 @@ def occlusion_maps(
     memory = (2**27 if image.device.type == "cpu" else 2**31) if memory is None else memory
     if memory <= 0:
         raise ValueError(f"memory is {memory}; give a positive number of bytes, or None for the default")
-    filled = _filled(image, fill, size, seed)
+    filled = fill_picture(image, fill, size, seed)
     ask = _Question(network, layer)
     values = ask.complete({network.input: image[None]})
     ask.settle(values, target, channel)
@@ -245,8 +245,11 @@ def _checked_size(size: int | Pair, stride: int, image: Tensor) -> Pair:
     return size
 
 
-def _filled(image: Tensor, fill: float | str | Tensor, size: Pair, seed: int) -> Tensor:
-    """(C, H, W): what shows through the square, wherever it is."""
+def fill_picture(image: Tensor, fill: float | str | Tensor, size: Pair, seed: int = 0) -> Tensor:
+    """(C, H, W): what shows through a square of (height, width) = ``size``, wherever it is.
+
+    ``image``, ``fill`` and ``seed`` as in :func:`occlusion_maps`, which tells of the fills.
+    """
     if isinstance(fill, Tensor):
         if fill.shape != image.shape:
             raise ValueError(

@@ -420,34 +420,39 @@ def _add_networks(app: Any, failure: Exception | None) -> None:
     if failure is not None or app.builder.format != "html":
         return
     # torch is slow to import, and a book without explorers needs none of it
-    from zfcore import page
+    from zfcore import assets
 
     html = Path(app.outdir)
     states = [
         state
         for file in sorted(html.rglob("*.html"))
-        for state in page.states(file.read_text(encoding="utf-8"))
+        for state in assets.states(file.read_text(encoding="utf-8"))
     ]
     if not states:
         return
-    assets = {page.RUNTIME: page.asset(page.RUNTIME, page.runtime_pack())}
+    wanted = {assets.RUNTIME: assets.asset(assets.RUNTIME, assets.runtime_pack())}
     for source in (state["source"] for state in states):
-        if source and source["network"] not in assets:
-            assets[source["network"]] = _network_asset(source)
+        if source and source["network"] and source["network"] not in wanted:
+            wanted[source["network"]] = _network_asset(source)
+    galleries = (state.get("gallery") for state in states)
+    for source in (gallery["source"] for gallery in galleries if gallery):
+        if source:
+            packs = assets.stored_gallery(source)
+            wanted |= {name: assets.asset(name, packed) for name, packed in packs.items()}
     folder = html / "_static" / EXPLORERS
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    scripts = {"assets.js": page.assets_script(assets), "explorer.js": page.script()}
-    for pieces in (scripts, *assets.values()):
+    scripts = {"assets.js": assets.assets_script(wanted), "explorer.js": assets.script()}
+    for pieces in (scripts, *wanted.values()):
         for file, text in pieces.items():
             (folder / file).write_text(text, encoding="utf-8")
-    shutil.copy(page.WEB / "runtime-licence.txt", folder)
+    shutil.copy(assets.WEB / "runtime-licence.txt", folder)
 
 
 def _network_asset(source: Mapping[str, Any]) -> dict[str, str]:
     """The network that an explorer names, as scripts named by their content."""
+    from zfcore.assets import asset, network_pack
     from zfcore.model import load
-    from zfcore.page import asset, network_pack
     from zfcore.view import Viewer
 
     name = source["weights"]

@@ -33,9 +33,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-#: Low, mid and high end at these radial frequencies, in cycles per pixel: thirds of what pixels can carry.
+#: Where low and mid frequencies end, thirds of what pixels can carry, in cycles per pixel.
 BANDS = (1 / 6, 1 / 3)
-#: Side of the padded filters: bins of 1/64 of a cycle per pixel.
+#: The side of the padded filters, for bins of 1/64 of a cycle per pixel.
 SIDE = 64
 #: A filter with less than this share of the largest root mean square is flat.
 FLAT = 0.1
@@ -78,8 +78,8 @@ def flat(filters: Tensor, share: float = FLAT) -> Tensor:
 def grid_imprint(projections: Tensor, period: int) -> Tensor:
     r"""How unevenly the energy of projections lies on a grid, (N,) in [0, 1].
 
-    With :math:`E_p` the energy of phase p of ``period``², it is the standard deviation of the :math:`E_p`
-    over their mean, divided by the largest that this can be. Pixels of pure noise give about
+    With :math:`E_p` the energy of phase p of ``period`` squared, it is the standard deviation of the
+    :math:`E_p` over their mean, divided by the largest that this can be. Pixels of pure noise give about
     :math:`\sqrt{2 / n} / p` for n of them in each phase and period p.
 
     Parameters

@@ -32,17 +32,30 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from zfcore.data import Picture, decode, squares, to_input
+from zfcore.data import Picture, centre_crop, decode, squares, to_input
 from zfcore.deconvnet import Deconvnet
 from zfcore.figures import FRAME, MAPS, stretch
+from zfcore.invariance import warp
+from zfcore.occlusion import OcclusionMaps, fill_picture, occlusion_maps
 from zfcore.trace import Geometry
 
 MID_GREY = 128  # what a projected zero looks like, and what lies behind every feature picture
 CRISP_BELOW = 24  # pictures with fewer pixels a side are enlarged as squares: blurred, they lose their cells
 SIDE = 384  # pixels a side of a photograph as it is shown
 MOST_LAYERS = 6
+#: Colours of the most frequent classes on a map, which colour-blind eyes can tell apart (Okabe & Ito).
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
+#: What may stand in a hidden square, in words.
+FILLS = {
+    "grey": "grey, the mean picture",
+    "black": "black",
+    "white": "white",
+    "blur": "the picture, blurred",
+    "noise": "noise",
+}
 RULES = {"deconvnet": "deconvnet", "gradient": "gradient", "guided": "guided backpropagation"}
 
+#: What explorers say, in Lab and in the page; the gaps are filled by what is shown.
 WORDS = {
     "map": "{layer}, feature {feature}",
     "patch": "what the network sees inside the frame",
@@ -52,6 +65,21 @@ WORDS = {
     "{side}×{side} pixels that the network sees; the projections show what inside the frame made it answer.",
     "silent": "{title}, {layer}, feature {feature}: the unit at row {row}, column {column} of the "
     "{rows}×{columns} map is silent on this picture, so there is nothing to project.",
+    "covered": "{title} with a square of {size}×{size} pixels hidden at row {row}, column {column}: the "
+    "probability of {target} is {probability}, and {whole} on the whole picture. The network takes what is "
+    "left for {best}; {layer}, feature {feature}, answers with {share} % of what it does on the whole "
+    "picture.",
+    "ofClass": "probability of {target}: {probability} (whole picture: {whole})",
+    "ofMap": "{layer}, feature {feature}, the strongest map here: {share} % of the whole picture’s",
+    "moved": "{title} turned by {rotation}°, enlarged {scale} times and shifted down by {shift} pixels: the "
+    "features of {first} have moved by {near} % of their length, those of {deepest} by {far} %. The "
+    "probability of {target} is {probability}, and {whole} before; the network takes it for {best}.",
+    "ofFirst": "{first}: features moved by {near} % of their length",
+    "ofDeepest": "{deepest}: features moved by {far} % of their length",
+    "ofTarget": "probability of {target}: {probability} (unmoved: {whole})",
+    "probabilityMap": "probability of {target}, by the square’s place; bright is {most}",
+    "activationMap": "{layer}, feature {feature}, summed; bright is {most}",
+    "labelMap": "what the network takes the rest for",
 }
 
 
@@ -67,6 +95,23 @@ def colour_map(activation) -> np.ndarray:
     return map_colours()[np.rint(shares * 255).astype(np.intp)]
 
 
+def label_map(labels) -> tuple[np.ndarray, list[tuple[int, float, str]]]:
+    """Colour a map of classes, (H, W) integers: (H, W, 3) uint8, and its legend.
+
+    The legend is of the most frequent classes, as many as there are :data:`COLOURS`: (class, share, colour).
+    Of equals the lower number comes first; the others are mid-grey.
+    """
+    values = np.asarray(labels)
+    found, counts = np.unique(values, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[: len(COLOURS)]
+    pixels = np.full((*values.shape, 3), MID_GREY, np.uint8)
+    legend = []
+    for n, colour in zip(order.tolist(), COLOURS, strict=False):
+        pixels[values == found[n]] = list(bytes.fromhex(colour[1:]))
+        legend.append((int(found[n]), counts[n] / values.size, colour))
+    return pixels, legend
+
+
 @cache
 def map_colours() -> np.ndarray:
     """The colours of maps from 0 to the maximum, (256, 3) uint8."""
@@ -76,6 +121,11 @@ def map_colours() -> np.ndarray:
 def _array(values) -> np.ndarray:
     """A tensor of any device and dtype, or an array, as an array."""
     return values.detach().cpu().float().numpy() if hasattr(values, "detach") else np.asarray(values)
+
+
+def percent(probability: float) -> str:
+    """A probability for readers."""
+    return f"{100 * probability:.0f} %" if probability >= 0.005 else "< 1 %"
 
 
 def as_webp(pixels: np.ndarray, quality: int | None = None) -> bytes:
@@ -166,6 +216,11 @@ class Seen:
         """The ``k`` features of a layer with the strongest units; the lower number first among equals."""
         return np.argsort(-self.maps[path].max((1, 2)), kind="stable")[:k].tolist()
 
+    def strongest_of(self, path: str, features: Sequence[int], k: int) -> list[int]:
+        """The ``k`` strongest of some features of a layer, in the same order."""
+        among = set(features)
+        return [n for n in self.strongest(path, len(self.maps[path])) if n in among][:k]
+
     def strongest_unit(self, path: str, feature: int) -> tuple[int, int]:
         """(y, x) of a map's maximum: of equals the first in row-major order, as everywhere here."""
         activation = self.maps[path][feature]
@@ -233,7 +288,106 @@ class Frame:
         """A name for this frame saved as a picture."""
         y, x = self.unit
         words = f"{self.seen.subject.name} {self.layer} feature {self.feature} unit {y} {x}"
-        return "".join(c if c.isalnum() or c in ".-" else "-" for c in words) + ".png"
+        return file_name(words)
+
+
+@dataclass(frozen=True)
+class Covered:
+    """A photograph with a square of it hidden, and what the network makes of it.
+
+    The square has its corner at (``top``, ``left``) and ``size`` pixels a side, of the S×S that the
+    network sees; ``filling`` shows through it, (S, S, 3) uint8, made as ``fill`` (of :data:`FILLS`) says.
+    ``target`` is the class whose probability is wanted. ``whole`` and ``now`` are the network's answers to
+    the whole picture and to this one: the probability of every class, (classes,), and the sum of feature
+    ``channel`` of the layer ``path``, the map strongest on the whole picture.
+    """
+
+    seen: Seen
+    top: int
+    left: int
+    size: int
+    fill: str
+    filling: np.ndarray
+    target: int
+    layer: str
+    path: str
+    channel: int
+    whole: tuple[np.ndarray, float]
+    now: tuple[np.ndarray, float]
+
+    @property
+    def square(self) -> Field:
+        """The hidden part."""
+        return Field(self.top, self.left, self.top + self.size, self.left + self.size)
+
+    def words(self, viewer: Viewer) -> dict[str, object]:
+        """What the templates of :data:`WORDS` that tell of a square want to know."""
+        (before, strength), (after, left) = self.whole, self.now
+        return {
+            "title": self.seen.subject.title,
+            "size": self.size,
+            "row": self.top,
+            "column": self.left,
+            "target": viewer.label(self.target),
+            "probability": percent(after[self.target]),
+            "whole": percent(before[self.target]),
+            "best": viewer.label(int(after.argmax())),
+            "layer": self.layer,
+            "feature": self.channel,
+            "share": round(100 * left / strength) if strength > 0 else 100,
+        }
+
+    @property
+    def view(self) -> np.ndarray:
+        """The photograph with the square in it, for the reader's eyes, (V, V, 3) uint8."""
+        picture = self.seen.view.copy()
+        scale = len(picture) / len(self.filling)
+        edges = [round(edge * scale) for edge in (self.top, self.left, self.square.bottom, self.square.right)]
+        shown = Field(*edges)
+        size = (shown.right - shown.left, shown.bottom - shown.top)
+        patch = Image.fromarray(self.square.cut(self.filling)).resize(size, Image.Resampling.NEAREST)
+        picture[shown.top : shown.bottom, shown.left : shown.right] = patch
+        return picture
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A photograph shifted, enlarged and turned, and what the network makes of it.
+
+    ``shift`` in pixels downward, ``scale`` a factor, ``rotation`` in degrees counter-clockwise;
+    ``picture`` is what the network sees then, (S, S, 3) uint8. ``distances`` are of the first and of the
+    deepest layer, (name, path, distance from the unmoved photograph's features as a share of their
+    length). ``target`` is the class whose probability is wanted; ``before`` and ``after`` the probability
+    of every class.
+    """
+
+    seen: Seen
+    shift: float
+    scale: float
+    rotation: float
+    picture: np.ndarray
+    target: int
+    distances: tuple[tuple[str, str, float], tuple[str, str, float]]
+    before: np.ndarray
+    after: np.ndarray
+
+    def words(self, viewer: Viewer) -> dict[str, object]:
+        """What the templates of :data:`WORDS` that tell of a moved photograph want to know."""
+        (first, _, near), (deepest, _, far) = self.distances
+        return {
+            "title": self.seen.subject.title,
+            "shift": f"{self.shift:g}",
+            "scale": f"{self.scale:g}",
+            "rotation": f"{self.rotation:g}",
+            "first": first,
+            "deepest": deepest,
+            "near": f"{100 * near:.0f}",
+            "far": f"{100 * far:.0f}",
+            "target": viewer.label(self.target),
+            "probability": percent(self.after[self.target]),
+            "whole": percent(self.before[self.target]),
+            "best": viewer.label(int(self.after.argmax())),
+        }
 
 
 class Viewer:
@@ -282,6 +436,59 @@ class Viewer:
         """S, the side of the network's pictures in pixels."""
         return self.card["input_size"]
 
+    @property
+    def deepest(self) -> tuple[str, str]:
+        """Name and path of the layer nearest to the logits, the last ReLU, or else the last of ``layers``."""
+        names = {path: name for name, path in self.layers.items()}
+        name, path = list(self._relus().items() if self.classifier else self.layers.items())[-1]
+        return names.get(path, name), path
+
+    def move(
+        self,
+        seen: Seen,
+        shift: float = 0.0,
+        scale: float = 1.0,
+        rotation: float = 0.0,
+        target: int | None = None,
+    ) -> Moved:
+        """Turn, enlarge and shift a photograph, in this order, and ask again.
+
+        ``shift`` in pixels of the network's picture, downward; ``scale`` a factor; ``rotation`` in degrees
+        counter-clockwise; see :func:`zfcore.invariance.warp`. ``target`` as in :meth:`cover`. ``ValueError``
+        for a network without a classifier.
+        """
+        if not self.classifier:
+            raise ValueError("this network names nothing: give one with a classifier")
+        x = seen.input
+        for transform, value, unmoved in (
+            ("rotate", rotation, 0),
+            ("scale", scale, 1),
+            ("translate", shift, 0),
+        ):
+            if value != unmoved:
+                x = warp(x, transform, value)
+        layers = [next(iter(self.layers.items())), self.deepest]
+        with torch.no_grad():
+            both = torch.cat([seen.input, x])
+            before, after = _array(self.model(both).float().softmax(1))
+            features = self.net.activations(both, [path for _, path in layers])
+        distances = []
+        for name, path in layers:
+            original, moved = (_array(f).ravel() for f in features[path])
+            length = np.linalg.norm(original)
+            distances.append(
+                (name, path, float(np.linalg.norm(moved - original) / length) if length else 0.0)
+            )
+        target = self.target(seen, before) if target is None else target
+        shown = self.shown(x[0])
+        return Moved(seen, shift, scale, rotation, shown, target, tuple(distances), before, after)
+
+    def target(self, seen: Seen, probabilities: np.ndarray) -> int:
+        """The photograph's own class, where the network knows it; else the one it takes it for."""
+        classes = list(self.card.get("classes") or ())
+        wnid = seen.subject.wnid
+        return classes.index(wnid) if wnid in classes else int(probabilities.argmax())
+
     def look(self, name: str, picture: Picture) -> Seen:
         """One forward pass over a picture; its maps serve every choice of layer, feature and unit."""
         pixels = decode(picture)
@@ -323,6 +530,81 @@ class Viewer:
         path = list(self.layers.values())[len(self.layers) // 2]
         return self.frame(seen, path, seen.strongest(path, 1)[0])
 
+    def cover(
+        self,
+        seen: Seen,
+        corner: tuple[int, int] | None = None,
+        size: int | None = None,
+        fill: str = "grey",
+        target: int | None = None,
+    ) -> Covered:
+        """Hide a square of a photograph and ask again.
+
+        ``corner`` is (top, left), default the middle; ``size`` in pixels, default two sevenths of the
+        picture's side (64 of 224); ``fill`` of :data:`FILLS`; ``target`` a class, default the
+        photograph's own, else the one that the network takes it for. ``ValueError`` for a square that
+        does not fit, an unknown fill, or a network without a classifier.
+        """
+        if not self.classifier:
+            raise ValueError("this network names nothing: occlusion needs one with a classifier")
+        size = round(2 * self.side / 7) if size is None else size
+        top, left = ((self.side - size) // 2,) * 2 if corner is None else corner
+        if not (0 < size <= self.side and min(top, left) >= 0 and max(top, left) + size <= self.side):
+            raise ValueError(
+                f"a square of {size} px at ({top}, {left}) is not inside {self.side}×{self.side} px"
+            )
+        filling = self.filling(seen, fill, size)
+        occluded = seen.input.clone()
+        square = (..., slice(top, top + size), slice(left, left + size))
+        occluded[square] = filling[square]
+        layer, path = list(self.layers.items())[-1]
+        with torch.no_grad():
+            both = torch.cat([seen.input, occluded])
+            probabilities = _array(self.model(both).float().softmax(1))
+            sums = _array(self.net.activations(both, [path])[path].float().sum((2, 3)))
+        channel = int(sums[0].argmax())
+        target = self.target(seen, probabilities[0]) if target is None else target
+        whole, now = ((p, float(s[channel])) for p, s in zip(probabilities, sums, strict=True))
+        shown = self.shown(filling)
+        return Covered(seen, top, left, size, fill, shown, target, layer, path, channel, whole, now)
+
+    def filling(self, seen: Seen, fill: str, size: int) -> Tensor:
+        """What shows through a square of ``size``, as ``fill`` says: (3, S, S) in the network's units."""
+        if fill not in FILLS:
+            raise ValueError(f"unknown fill {fill!r}; known: {', '.join(FILLS)}")
+        if fill in ("black", "white"):
+            plain = np.full((self.side, self.side, 3), 255 * (fill == "white"), np.uint8)
+            return to_input([plain], self.card)[0].to(seen.input)
+        return fill_picture(seen.input[0], 0.0 if fill == "grey" else fill, (size, size))
+
+    def scan(self, covered: Covered, stride: int) -> OcclusionMaps:
+        """Take the square of ``covered`` to every place; see :func:`zfcore.occlusion.occlusion_maps`."""
+        seen, size = covered.seen, covered.size
+        filling = self.filling(seen, covered.fill, size)
+        picture, path, channel = seen.input[0], covered.path, covered.channel
+        return occlusion_maps(self.model, picture, covered.target, size, stride, path, filling, channel)
+
+    def label(self, number: int) -> str:
+        """What a class is called."""
+        words = self.card.get("labels")
+        return words[number] if words else f"class {number}"
+
+    def named(
+        self, probabilities: np.ndarray, wnid: str | None, count: int = 5
+    ) -> tuple[tuple[str, float, bool], ...]:
+        """The best labels of (classes,) as (words, probability, is it class ``wnid``), the best first."""
+        classes = self.card.get("classes")
+        best = np.argsort(-probabilities, kind="stable")[:count].tolist()
+        return tuple(
+            (self.label(i), float(probabilities[i]), bool(wnid and classes and classes[i] == wnid))
+            for i in best
+        )
+
+    def shown(self, x: Tensor) -> np.ndarray:
+        """What the network takes, (3, S, S) in its units, as a picture for the eye: (S, S, 3) uint8."""
+        pixels = x.cpu().float() * self.card["scale"] + centre_crop(self.card["mean"], self.side)
+        return np.rint(np.clip(_array(pixels), 0, 255)).astype(np.uint8).transpose(1, 2, 0)
+
     def _named(self, layers: Mapping[str, str] | Iterable[str] | None, blank: Tensor) -> dict[str, str]:
         """Reader's name → module path of the layers to choose from, all of which have feature maps."""
         named = self._relus() if layers is None else layers
@@ -350,14 +632,10 @@ class Viewer:
     def _guesses(self, x: Tensor, wnid: str | None) -> tuple[tuple[str, float, bool], ...]:
         with torch.no_grad():
             logits = self.model(x)
-        words, classes = self.card.get("labels"), self.card.get("classes")
+        words = self.card.get("labels")
         if words and len(words) != logits.shape[1]:
             raise ValueError(f"the network has {logits.shape[1]} classes, but {len(words)} labels were given")
-        best = logits[0].float().softmax(0).topk(min(5, logits.shape[1]))
-        return tuple(
-            (words[i] if words else f"class {i}", p, bool(wnid and classes and classes[i] == wnid))
-            for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        )
+        return self.named(_array(logits[0].float().softmax(0)), wnid)
 
 
 def _completed(card: Mapping) -> dict:
@@ -385,15 +663,25 @@ def close_view(pixels: np.ndarray, card: Mapping) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC, box))
 
 
-# ------------------------------------------------------------------------------ a frame as one picture
+# ------------------------------------------------------------------------------ pictures to keep
 def contact_sheet(frame: Frame, side: int = 448, gap: int = 16) -> np.ndarray:
     """The pictures of a frame beside one another, each ``side`` pixels, for saving.
 
     Small pictures keep their cells; the receptive field is framed. (side, …, 3) uint8 on white.
     """
-    panels = frame.panels()
-    sheet = Image.new("RGB", (len(panels) * (side + gap) - gap, side), "white")
-    for n, (name, pixels) in enumerate(panels.items()):
+    field = {"photograph": (frame.field, frame.seen.square.shape[0])}
+    return beside([(pixels, field.get(name)) for name, pixels in frame.panels().items()], side, gap)
+
+
+def beside(
+    cells: Sequence[tuple[np.ndarray, tuple[Field, int] | None]], side: int = 448, gap: int = 16
+) -> np.ndarray:
+    """Pictures in a row, each enlarged to ``side`` pixels on mid-grey: (side, …, 3) uint8 on white.
+
+    With a picture may come a part of it to frame, and the side that this part is measured in.
+    """
+    sheet = Image.new("RGB", (len(cells) * (side + gap) - gap, side), "white")
+    for n, (pixels, framed) in enumerate(cells):
         h, w = pixels.shape[:2]
         scale = side / max(h, w)
         size = (max(1, round(w * scale)), max(1, round(h * scale)))
@@ -402,10 +690,16 @@ def contact_sheet(frame: Frame, side: int = 448, gap: int = 16) -> np.ndarray:
         )
         cell = Image.new("RGB", (side, side), (MID_GREY,) * 3)
         cell.paste(enlarged, ((side - size[0]) // 2, (side - size[1]) // 2))
-        if name == "photograph":
-            _outline(cell, [round(edge * side / frame.seen.square.shape[0]) for edge in _edges(frame.field)])
+        if framed:
+            field, of = framed
+            _outline(cell, [round(edge * side / of) for edge in _edges(field)])
         sheet.paste(cell, (n * (side + gap), 0))
     return np.asarray(sheet)
+
+
+def file_name(words: str) -> str:
+    """A name for a picture that a reader saves."""
+    return "".join(c if c.isalnum() or c in ".-" else "-" for c in words) + ".png"
 
 
 def _edges(field: Field) -> tuple[int, int, int, int]:

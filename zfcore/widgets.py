@@ -14,49 +14,31 @@ Example, in a notebook::
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 
 import ipywidgets
+import numpy as np
 from torch import nn
 
-from zfcore import page
+from zfcore import assets, markup, page
 from zfcore.data import Picture, decode
-from zfcore.view import Frame, Seen, Viewer, as_png, contact_sheet
+from zfcore.gallery import Gallery
+from zfcore.occlusion import OcclusionMaps
+from zfcore.view import FILLS, Covered, Frame, Moved, Seen, Viewer, as_png, beside, contact_sheet, file_name
 
 
-class PhotoExplorer(ipywidgets.VBox):
-    """Choose a photograph, a layer, a feature and a unit: see where it answers, and to what.
+class _Explorer(ipywidgets.VBox):
+    """What all explorers share: photographs and the reader's own, the message, the picture, what to keep.
 
-    Shown are the photograph with the unit's receptive field framed, the network's five best labels, the
-    strongest maps of every layer, the chosen map, and inside the frame what the network sees there and the
-    unit's projections by the three rules. The reader's own photograph can be dropped in. The widgets are
-    attributes (``photograph``, ``layer``, ``strongest``, ``feature``, ``row``, ``column``,
-    ``strongest_unit``, ``upload``, ``save``): setting their ``value`` moves the explorer.
-
-    Parameters
-    ----------
-    model
-        Any traceable ``nn.Module`` in eval mode, (N, 3, S, S) → (N, classes) logits.
-    card
-        How it wants its pictures: ``input_size``, ``resize``, ``mean``, ``scale`` (see
-        :func:`zfcore.data.to_input`); ``classes`` and ``labels``, where it has them, name its logits.
-    photographs
-        Name → a :class:`zfcore.data.Photograph`, or anything :func:`zfcore.data.decode` takes.
-    layers
-        Module paths to choose from, or reader's name → path; see :class:`zfcore.view.Viewer`.
-    weights
-        The name under which :func:`zfcore.model.load` finds this network, for the Python that makes
-        a picture again and for the book's build. Default: the card's ``architecture``.
-
-    Raises
-    ------
-    ValueError
-        The model is in training mode, has no such layer, or ``photographs`` is empty.
+    A kind makes its controls (``_controls``), says what happens when another photograph was chosen
+    (``_looked``), what its Python is (``snippet``), what is saved (``_sheet``), and its twin (``_twin``).
     """
 
     def __init__(
@@ -64,9 +46,8 @@ class PhotoExplorer(ipywidgets.VBox):
         model: nn.Module,
         card: Mapping,
         photographs: Mapping[str, Picture],
-        layers: Mapping[str, str] | Sequence[str] | None = None,
-        *,
-        weights: str | None = None,
+        layers: Mapping[str, str] | Sequence[str] | None,
+        weights: str | None,
     ):
         if not photographs:
             raise ValueError("there are no photographs to explore; give, say, zfcore.data.photographs()")
@@ -75,43 +56,47 @@ class PhotoExplorer(ipywidgets.VBox):
         self._shipped = dict(photographs)
         self._seen: dict[str, Seen] = {}
         self._weights = weights or card.get("architecture")
-        self._frame: Frame | None = None
         self._busy = False
         super().__init__(self._build())
         self.add_class("zf-live")
-        self._offer_features()
+        self._looked()
 
-    # -------------------------------------------------------------------------- what it shows
-    @property
-    def frame(self) -> Frame:
-        """What is shown now."""
-        return self._frame
+    names_things = False  # whether an explorer of this kind is nothing without the network's classifier
+
+    # -------------------------------------------------------------------------- what each kind does
+    def _controls(self) -> list[list[ipywidgets.Widget]]:
+        raise NotImplementedError
+
+    def _looked(self) -> None:
+        raise NotImplementedError
 
     def snippet(self) -> str:
-        """Python that makes the shown projection again."""
-        frame = self.frame
-        row, column = frame.unit
-        chosen = {"path": frame.path, "feature": frame.feature, "row": row, "column": column}
-        return page.snippet(self._weights).format(pixels=frame.seen.subject.python, **chosen)
+        """Python that makes what is shown again."""
+        raise NotImplementedError
 
+    def _sheet(self) -> tuple[np.ndarray, str]:
+        raise NotImplementedError
+
+    def _twin(self, viewer: Viewer, shown: str, source: Mapping | None) -> str:
+        raise NotImplementedError
+
+    # -------------------------------------------------------------------------- its twin
     def to_html(self) -> str:
         """The twin: one piece of HTML that explores these photographs with no kernel.
 
         It opens with what the widgets show now; the reader's own uploads are not in it. Where the book's
         build finds the network by its name, the twin refers to it; any other network it carries inside.
-        A network too large for a page goes there without its classifier.
+        A network too large for a page goes there without its classifier, or stays out.
         """
-        viewer = self._viewer
-        if not page.fits(viewer.model):
+        viewer, source = self._viewer, assets.ABSENT
+        fits = assets.fits(viewer.model)
+        if not (fits or self.names_things):
             viewer = Viewer(viewer.model, viewer.card, viewer.layers, classifier=False)
-        name = self.frame.seen.subject.name
-        name = name if name in self._shipped else next(iter(self._shipped))
-        seen = viewer.look(name, self._shipped[name])
-        start = viewer.first(seen)
-        if name == self.frame.seen.subject.name:
-            start = viewer.frame(seen, self.frame.path, self.frame.feature, self.frame.unit)
-        source = page.source(viewer, self._weights)
-        return page.explorer_html(viewer, self._shipped, start, page.snippet(self._weights), source)
+        if fits or not self.names_things:
+            source = assets.source(viewer, self._weights)
+        name = self.photograph.value
+        shown = name if name in self._shipped else next(iter(self._shipped))
+        return self._twin(viewer, shown, source)
 
     def _repr_mimebundle_(self, **options):
         bundle = super()._repr_mimebundle_(**options)
@@ -119,25 +104,17 @@ class PhotoExplorer(ipywidgets.VBox):
             bundle["text/html"] = self.to_html()
         return bundle
 
-    def _look(self, name: str) -> Seen:
-        """One forward pass over a photograph; kept, for its maps serve every choice."""
+    # -------------------------------------------------------------------------- the widgets
+    def _look(self) -> Seen:
+        """One forward pass over the chosen photograph; kept, for its maps serve every choice."""
+        name = self.photograph.value
         if name not in self._seen:
             self._seen[name] = self._viewer.look(name, self._pictures[name])
         return self._seen[name]
 
-    # -------------------------------------------------------------------------- the widgets
     def _build(self) -> list[ipywidgets.Widget]:
         titles = [(getattr(picture, "title", name), name) for name, picture in self._pictures.items()]
-        layers = list(self._viewer.layers)
         self.photograph = _labelled(ipywidgets.Dropdown(options=titles), "Photograph")
-        self.layer = _labelled(ipywidgets.Dropdown(options=layers, value=layers[len(layers) // 2]), "Layer")
-        self.strongest = _labelled(ipywidgets.Dropdown(), "Strongest here")
-        self.feature = _labelled(ipywidgets.BoundedIntText(min=0, max=0), "Feature")
-        self.row = _labelled(ipywidgets.BoundedIntText(min=0, max=0), "Row")
-        self.column = _labelled(ipywidgets.BoundedIntText(min=0, max=0), "Column")
-        self.strongest_unit = ipywidgets.Button(
-            description="Strongest unit", tooltip="The unit of this map that answers most"
-        )
         self.upload = ipywidgets.FileUpload(
             accept="image/*",
             description="Your photograph",
@@ -149,24 +126,17 @@ class PhotoExplorer(ipywidgets.VBox):
         self.message = ipywidgets.HTML()
         self.picture = ipywidgets.HTML()
         self.python = ipywidgets.HTML()
-
-        self.photograph.observe(lambda _: self._offer_features(), "value")
-        self.layer.observe(lambda _: self._offer_features(), "value")
-        self.strongest.observe(self._take_strongest, "value")
-        self.feature.observe(lambda _: self._offer_units(), "value")
-        self.row.observe(lambda _: self._show(), "value")
-        self.column.observe(lambda _: self._show(), "value")
+        row = ipywidgets.Layout(flex_flow="row wrap", align_items="center")
+        rows = [ipywidgets.Box(controls, layout=row) for controls in self._controls()]
+        self.photograph.observe(lambda _: self._unless_busy(self._looked), "value")
         self.upload.observe(self._take_upload, "value")
-        self.strongest_unit.on_click(lambda _: self._offer_units())
         self.save.on_click(lambda _: self._save())
-        for button in (self.strongest_unit, self.upload, self.save):
+        for button in (self.upload, self.save):
             button.layout.width = "auto"
         python = ipywidgets.Accordion([self.python], titles=["The Python that makes it"])
-        row = ipywidgets.Layout(flex_flow="row wrap", align_items="center")
         return [
-            ipywidgets.Box([self.photograph, self.layer, self.strongest], layout=row),
-            ipywidgets.Box([self.feature, self.row, self.column, self.strongest_unit], layout=row),
-            ipywidgets.HTML(page.style_html()),
+            *rows,
+            ipywidgets.HTML(markup.style_html()),
             self.message,
             self.picture,
             ipywidgets.Box([self.upload, self.save], layout=row),
@@ -182,44 +152,13 @@ class PhotoExplorer(ipywidgets.VBox):
         finally:
             self._busy = was
 
-    def _offer_features(self) -> None:
-        """Another photograph or layer: list its strongest features and show the first."""
-        if self._busy:
-            return
-        seen, path = self._look(self.photograph.value), self._viewer.layers[self.layer.value]
-        best = seen.strongest(path, page.STRONGEST)
-        peaks = seen.maps[path].max((1, 2))
-        with self._quietly():
-            self.feature.max = len(peaks) - 1
-            self.feature.value = best[0]
-            self.strongest.options = [(f"feature {n}, answers {peaks[n]:.3g}", n) for n in best]
-        self._offer_units()
+    def _unless_busy(self, act) -> None:
+        if not self._busy:
+            act()
 
-    def _offer_units(self) -> None:
-        """Another feature: show its strongest unit."""
-        if self._busy:
-            return
-        seen, path = self._look(self.photograph.value), self._viewer.layers[self.layer.value]
-        with self._quietly():
-            _, rows, columns = seen.maps[path].shape
-            self.row.max, self.column.max = rows - 1, columns - 1
-            self.row.value, self.column.value = seen.strongest_unit(path, self.feature.value)
-        self._show()
-
-    def _take_strongest(self, change) -> None:
-        if change.new is not None and not self._busy:
-            self.feature.value = change.new
-
-    def _show(self) -> None:
-        """Make the picture, the list and the Python follow the choice."""
-        if self._busy:
-            return
-        seen, unit = self._look(self.photograph.value), (self.row.value, self.column.value)
-        self._frame = self._viewer.frame(seen, self.layer.value, self.feature.value, unit)
-        listed = [number for _, number in self.strongest.options]
-        with self._quietly():
-            self.strongest.value = self.feature.value if self.feature.value in listed else None
-        self.picture.value = page.picture_html(self._viewer, self._frame)
+    def _draw(self, html: str) -> None:
+        """Show a picture, with the Python that makes it."""
+        self.picture.value = html
         self.python.value = f"<pre class='zf-python'>{escape(self.snippet())}</pre>"
         self.message.value = ""
 
@@ -245,17 +184,544 @@ class PhotoExplorer(ipywidgets.VBox):
         with self._quietly():
             self.photograph.options = [*titles, (name, name)]
             self.photograph.value = name
-        self._offer_features()
+        self._looked()
 
     def _save(self) -> None:
-        frame = self.frame
+        pixels, name = self._sheet()
         try:
-            Path(frame.file_name()).write_bytes(as_png(contact_sheet(frame)))
+            Path(name).write_bytes(as_png(pixels))
         except OSError as problem:
             self._tell(f"The picture could not be saved: {problem}")
             return
-        name = escape(frame.file_name())
-        self.message.value = f'<p role="status">Saved as {name} in this notebook’s folder.</p>'
+        self.message.value = f'<p role="status">Saved as {escape(name)} in this notebook’s folder.</p>'
+
+
+class PhotoExplorer(_Explorer):
+    """Choose a photograph, a layer, a feature and a unit: see where it answers, and to what.
+
+    Shown are the photograph with the unit's receptive field framed, the network's five best labels, the
+    strongest maps of every layer, the chosen map, and inside the frame what the network sees there and the
+    unit's projections by the three rules. The reader's own photograph can be dropped in. The widgets are
+    attributes (``photograph``, ``layer``, ``strongest``, ``feature``, ``row``, ``column``,
+    ``strongest_unit``, ``upload``, ``save``): setting their ``value`` moves the explorer.
+
+    Parameters
+    ----------
+    model
+        Any traceable ``nn.Module`` in eval mode, (N, 3, S, S) → (N, classes) logits.
+    card
+        How it wants its pictures: ``input_size``, ``resize``, ``mean``, ``scale`` (see
+        :func:`zfcore.data.to_input`); ``classes`` and ``labels``, where it has them, name its logits.
+    photographs
+        Name → a :class:`zfcore.data.Photograph`, or anything :func:`zfcore.data.decode` takes.
+    layers
+        Module paths to choose from, or reader's name → path; see :class:`zfcore.view.Viewer`.
+    gallery
+        What the features look for (:class:`zfcore.gallery.Gallery`), to be shown beside what they saw here.
+    weights
+        The name under which :func:`zfcore.model.load` finds this network, for the Python that makes
+        a picture again and for the book's build. Default: the card's ``architecture``.
+
+    Raises
+    ------
+    ValueError
+        The model is in training mode, has no such layer, or ``photographs`` is empty; the gallery
+        lacks a layer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        card: Mapping,
+        photographs: Mapping[str, Picture],
+        layers: Mapping[str, str] | Sequence[str] | None = None,
+        *,
+        gallery: Gallery | None = None,
+        weights: str | None = None,
+    ):
+        self._gallery = gallery
+        self._frame: Frame | None = None
+        super().__init__(model, card, photographs, layers, weights)
+
+    @property
+    def frame(self) -> Frame:
+        """What is shown now."""
+        return self._frame
+
+    def snippet(self) -> str:
+        """Python that makes the shown projection again."""
+        frame = self.frame
+        row, column = frame.unit
+        chosen = {"path": frame.path, "feature": frame.feature, "row": row, "column": column}
+        return page.snippet(self._weights).format(pixels=frame.seen.subject.python, **chosen)
+
+    def _sheet(self) -> tuple[np.ndarray, str]:
+        return contact_sheet(self.frame), self.frame.file_name()
+
+    def _twin(self, viewer: Viewer, shown: str, source: Mapping | None) -> str:
+        seen, frame = viewer.look(shown, self._shipped[shown]), self.frame
+        start = viewer.first(seen)
+        if shown == frame.seen.subject.name:
+            start = viewer.frame(seen, frame.path, frame.feature, frame.unit)
+        snippet, gallery = page.snippet(self._weights), (self._gallery, self._weights)
+        return page.explorer_html(viewer, self._shipped, start, snippet, source, *gallery)
+
+    # -------------------------------------------------------------------------- the widgets
+    def _controls(self) -> list[list[ipywidgets.Widget]]:
+        layers = list(self._viewer.layers)
+        self.layer = _labelled(ipywidgets.Dropdown(options=layers, value=layers[len(layers) // 2]), "Layer")
+        self.strongest = _labelled(ipywidgets.Dropdown(), "Strongest here")
+        self.feature = _labelled(ipywidgets.BoundedIntText(min=0, max=0), "Feature")
+        self.row = _labelled(ipywidgets.BoundedIntText(min=0, max=0), "Row")
+        self.column = _labelled(ipywidgets.BoundedIntText(min=0, max=0), "Column")
+        self.strongest_unit = ipywidgets.Button(
+            description="Strongest unit", tooltip="The unit of this map that answers most"
+        )
+        self.strongest_unit.layout.width = "auto"
+        self.layer.observe(lambda _: self._unless_busy(self._looked), "value")
+        self.strongest.observe(self._take_strongest, "value")
+        self.feature.observe(lambda _: self._unless_busy(self._offer_units), "value")
+        self.row.observe(lambda _: self._unless_busy(self._show), "value")
+        self.column.observe(lambda _: self._unless_busy(self._show), "value")
+        self.strongest_unit.on_click(lambda _: self._offer_units())
+        return [
+            [self.photograph, self.layer, self.strongest],
+            [self.feature, self.row, self.column, self.strongest_unit],
+        ]
+
+    def _looked(self) -> None:
+        """Another photograph or layer: list its strongest features and show the first."""
+        seen, path = self._look(), self._viewer.layers[self.layer.value]
+        best = seen.strongest(path, markup.STRONGEST)
+        peaks = seen.maps[path].max((1, 2))
+        with self._quietly():
+            self.feature.max = len(peaks) - 1
+            self.feature.value = best[0]
+            self.strongest.options = [(f"feature {n}, answers {peaks[n]:.3g}", n) for n in best]
+        self._offer_units()
+
+    def _offer_units(self) -> None:
+        """Another feature: show its strongest unit."""
+        seen, path = self._look(), self._viewer.layers[self.layer.value]
+        with self._quietly():
+            _, rows, columns = seen.maps[path].shape
+            self.row.max, self.column.max = rows - 1, columns - 1
+            self.row.value, self.column.value = seen.strongest_unit(path, self.feature.value)
+        self._show()
+
+    def _take_strongest(self, change) -> None:
+        if change.new is not None and not self._busy:
+            self.feature.value = change.new
+
+    def _show(self) -> None:
+        """Make the picture, the list and the Python follow the choice."""
+        unit = (self.row.value, self.column.value)
+        self._frame = self._viewer.frame(self._look(), self.layer.value, self.feature.value, unit)
+        listed = [number for _, number in self.strongest.options]
+        with self._quietly():
+            self.strongest.value = self.feature.value if self.feature.value in listed else None
+        self._draw(markup.picture_html(self._viewer, self._frame, gallery=self._gallery))
+
+
+class OcclusionExplorer(_Explorer):
+    """Move a square over a photograph: see what the network makes of the rest (§4.2).
+
+    Shown are the photograph with its square, the probability of the chosen class, the five best labels, and
+    how much is left of the feature map that is strongest on the whole picture. ``scan`` takes the square to
+    every place, coarsely first, and shows the paper's three maps. The widgets are attributes
+    (``photograph``, ``target``, ``fill``, ``size``, ``row``, ``column``, ``scan``, ``upload``, ``save``):
+    setting their ``value`` moves the explorer.
+
+    Parameters
+    ----------
+    model, card, photographs, layers, weights
+        As of :class:`PhotoExplorer`; the network needs a classifier. The feature map is one of the last
+        of ``layers``.
+
+    Raises
+    ------
+    ValueError
+        As :class:`PhotoExplorer`, and for a network without a classifier.
+    """
+
+    names_things = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        card: Mapping,
+        photographs: Mapping[str, Picture],
+        layers: Mapping[str, str] | Sequence[str] | None = None,
+        *,
+        weights: str | None = None,
+    ):
+        self._covered: Covered | None = None
+        self._maps: tuple[OcclusionMaps, int] | None = None  # with their stride
+        self._scanning: asyncio.Task | None = None
+        super().__init__(model, card, photographs, layers, weights)
+
+    @property
+    def covered(self) -> Covered:
+        """What is shown now."""
+        return self._covered
+
+    @property
+    def maps(self) -> OcclusionMaps | None:
+        """The last scan of this square over this photograph, if there was one."""
+        return self._maps and self._maps[0]
+
+    @property
+    def stride(self) -> int:
+        """Pixels from one place of a scan to the next, so many that 28 steps would cross the picture."""
+        return max(1, round(self._viewer.side / 28))
+
+    def snippet(self) -> str:
+        """Python that makes the maps of a scan again."""
+        covered = self.covered
+        return page.snippet(self._weights, page.OCCLUSION_SNIPPET).format(
+            pixels=covered.seen.subject.python,
+            path=covered.path,
+            size=covered.size,
+            stride=self.stride,
+            target=covered.target,
+            fill=markup.WORDS[f"python_{covered.fill}"],
+        )
+
+    def _sheet(self) -> tuple[np.ndarray, str]:
+        covered = self.covered
+        name = f"{covered.seen.subject.name} occluded at {covered.top} {covered.left} size {covered.size}"
+        cells = [(covered.view, (covered.square, self._viewer.side))]
+        if self._maps:
+            cells += [(pixels, None) for pixels in markup.occlusion_panels(self.maps).values()]
+        return beside(cells), file_name(name)
+
+    def _twin(self, viewer: Viewer, shown: str, source: Mapping | None) -> str:
+        covered, maps = self.covered, self.maps
+        if shown != covered.seen.subject.name or maps is None:
+            covered = viewer.cover(
+                viewer.look(shown, self._shipped[shown]), size=covered.size, fill=covered.fill
+            )
+            maps = viewer.scan(covered, self.stride)
+        snippet = page.snippet(self._weights, page.OCCLUSION_SNIPPET)
+        return page.occlusion_html(viewer, self._shipped, covered, maps, self.stride, snippet, source)
+
+    # -------------------------------------------------------------------------- the widgets
+    def _controls(self) -> list[list[ipywidgets.Widget]]:
+        viewer, side = self._viewer, self._viewer.side
+        start = viewer.cover(self._look())
+        classes = sorted((viewer.label(n), n) for n in range(len(start.whole[0])))
+        fills = [(words, name) for name, words in FILLS.items()]
+        self.target = _labelled(ipywidgets.Dropdown(options=classes, value=start.target), "Class")
+        self.fill = _labelled(ipywidgets.Dropdown(options=fills), "Square filled with")
+        self.size = _labelled(
+            ipywidgets.IntSlider(start.size, min=2, max=side - 2, step=2), "Size of the square"
+        )
+        self.row = _labelled(ipywidgets.IntSlider(start.top, max=side - start.size), "Row")
+        self.column = _labelled(ipywidgets.IntSlider(start.left, max=side - start.size), "Column")
+        self.scan = ipywidgets.Button(
+            description=markup.WORDS["scan"], tooltip="Take the square to every place, coarsely first"
+        )
+        self.scan.layout.width = "auto"
+        for control in (self.target, self.fill):
+            control.observe(lambda _: self._unless_busy(self._forget), "value")
+        self.size.observe(lambda change: self._unless_busy(lambda: self._resize(change.old)), "value")
+        for control in (self.row, self.column):
+            control.observe(lambda _: self._unless_busy(self._show), "value")
+        self.scan.on_click(lambda _: self._start_or_stop())
+        return [[self.photograph, self.target, self.fill], [self.row, self.column, self.size, self.scan]]
+
+    def _looked(self) -> None:
+        """Another photograph: its own class, and no maps yet."""
+        with self._quietly():
+            self.target.value = self._viewer.cover(self._look()).target
+        self._forget()
+
+    def _resize(self, old: int) -> None:
+        """The square grows around its centre."""
+        most, shift = self._viewer.side - self.size.value, (old - self.size.value) // 2
+        with self._quietly():
+            for control in (self.row, self.column):
+                at = min(max(control.value + shift, 0), most)
+                control.max, control.value = max(most, 0), at
+        self._forget()
+
+    def _forget(self) -> None:
+        """The maps are not of this square, class or photograph."""
+        self._stop()
+        self._maps = None
+        self._show()
+
+    def _show(self) -> None:
+        corner = (self.row.value, self.column.value)
+        choice = (corner, self.size.value, self.fill.value, self.target.value)
+        self._covered = self._viewer.cover(self._look(), *choice)
+        maps, stride = self._maps or (None, self.stride)
+        self._draw(markup.covered_html(self._viewer, self._covered, maps, stride))
+
+    def _start_or_stop(self) -> None:
+        if self._scanning:
+            self._stop()
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # nobody is there to stop it
+            asyncio.run(self._scan())
+            return
+        self._scanning = loop.create_task(self._scan())
+        self.scan.description = markup.WORDS["stop"]
+
+    def _stop(self) -> None:
+        if self._scanning:
+            self._scanning.cancel()
+        self._scanning = None
+        self.scan.description = markup.WORDS["scan"]
+
+    async def _scan(self) -> None:
+        for finer in (4, 2, 1):
+            stride = finer * self.stride
+            self._maps = (self._viewer.scan(self.covered, stride), stride)
+            self._show()
+            await asyncio.sleep(0.05)  # let the reader's hand in
+        self._scanning = None
+        self.scan.description = markup.WORDS["scan"]
+
+
+class FeatureExplorer(_Explorer):
+    """Choose a layer and a feature: see the nine pictures that excite it most, projected (Fig. 2).
+
+    Beside the projections stand the patches of the pictures, where they are at hand; below them the
+    strongest crops of photographs, and the features that answer most to a photograph. The widgets are
+    attributes (``layer``, ``feature``, ``previous``, ``following``, ``random``, ``photograph``,
+    ``strongest``, ``upload``, ``save``): setting their ``value`` moves the explorer. In a page,
+    ``#feature=layer-5/17`` leads to a feature.
+
+    Parameters
+    ----------
+    model, card, photographs, weights
+        As of :class:`PhotoExplorer`.
+    gallery
+        What the features look for: :meth:`zfcore.gallery.Gallery.load` or, for any network and
+        any pictures, :meth:`zfcore.gallery.Gallery.of`. Its layers are those to choose from.
+    crops
+        A gallery among :class:`zfcore.gallery.Crops` of the photographs, of the same layers, to show below.
+    layer, feature
+        To begin with. Default: the last layer, and the feature that answers most to the first photograph.
+
+    Raises
+    ------
+    ValueError
+        As :class:`PhotoExplorer`; the gallery has no such layer or feature.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        card: Mapping,
+        gallery: Gallery,
+        photographs: Mapping[str, Picture],
+        *,
+        crops: Gallery | None = None,
+        layer: str | None = None,
+        feature: int | None = None,
+        weights: str | None = None,
+    ):
+        self._gallery, self._crops = gallery, crops
+        self._first = layer or list(gallery.layers)[-1]
+        self._nine: markup.Nine | None = None
+        gallery.wall(self._first, feature)  # or an error, before anything is built
+        layers = {wall.name: wall.path for wall in gallery.layers.values()}
+        super().__init__(model, card, photographs, layers, weights)
+        if feature is not None:
+            self.feature.value = feature
+
+    @property
+    def nine(self) -> markup.Nine:
+        """What is shown now."""
+        return self._nine
+
+    def snippet(self) -> str:
+        """Python that finds the shown hits again."""
+        return self._template().format(layer=self.nine.layer, feature=self.nine.feature, pixels="")
+
+    def _template(self) -> str:
+        stored = assets.gallery_source(self._gallery, self._weights)
+        return page.snippet(self._weights, page.STORED_SNIPPET if stored else page.GALLERY_SNIPPET)
+
+    def _sheet(self) -> tuple[np.ndarray, str]:
+        nine = self.nine
+        return nine.sheet(), file_name(f"{nine.layer} feature {nine.feature} nine strongest")
+
+    def _twin(self, viewer: Viewer, shown: str, source: Mapping | None) -> str:
+        seen = viewer.look(shown, self._shipped[shown])
+        return page.feature_html(
+            viewer,
+            self._gallery,
+            self._shipped,
+            self.nine,
+            seen,
+            self._crops,
+            self._template(),
+            source,
+            self._weights,
+        )
+
+    # -------------------------------------------------------------------------- the widgets
+    def _controls(self) -> list[list[ipywidgets.Widget]]:
+        names = list(self._gallery.layers)
+        first = self._gallery.wall(self._first).name
+        self.layer = _labelled(ipywidgets.Dropdown(options=names, value=first), "Layer")
+        self.feature = _labelled(ipywidgets.BoundedIntText(min=0, max=0), "Feature")
+        self.previous, self.following, self.random = (
+            ipywidgets.Button(description=words, layout={"width": "auto"})
+            for words in ("Previous", "Next", "Any")
+        )
+        self.strongest = _labelled(ipywidgets.Dropdown(), "Strongest there")
+        self.layer.observe(lambda _: self._unless_busy(self._looked), "value")
+        self.feature.observe(lambda _: self._unless_busy(self._show), "value")
+        self.strongest.observe(self._take_strongest, "value")
+        self.previous.on_click(lambda _: self._step(-1))
+        self.following.on_click(lambda _: self._step(1))
+        self.random.on_click(lambda _: setattr(self.feature, "value", random.choice(self._features())))
+        return [
+            [self.layer, self.feature, self.previous, self.following, self.random],
+            [self.photograph, self.strongest],
+        ]
+
+    def _features(self) -> list[int]:
+        return self._gallery.wall(self.layer.value).features
+
+    def _looked(self) -> None:
+        """Another photograph or layer: list its strongest features and show the first."""
+        seen, path = self._look(), self._viewer.layers[self.layer.value]
+        best = seen.strongest_of(path, self._features(), markup.STRONGEST)
+        peaks = seen.maps[path].max((1, 2))
+        with self._quietly():
+            self.feature.max = max(self._features())
+            self.feature.value = best[0]
+            self.strongest.options = [(f"feature {n}, answers {peaks[n]:.3g}", n) for n in best]
+        self._show()
+
+    def _step(self, by: int) -> None:
+        features = self._features()
+        self.feature.value = features[(features.index(self.feature.value) + by) % len(features)]
+
+    def _take_strongest(self, change) -> None:
+        if change.new is not None and not self._busy:
+            self.feature.value = change.new
+
+    def _show(self) -> None:
+        """Make the pictures follow the choice; of features that are not shown the nearest."""
+        wanted, features = self.feature.value, self._features()
+        nearest = min(features, key=lambda n: abs(n - wanted))
+        listed = [number for _, number in self.strongest.options]
+        with self._quietly():
+            self.feature.value = nearest
+            self.strongest.value = nearest if nearest in listed else None
+        self._nine = markup.Nine.of(self._gallery, self.layer.value, nearest)
+        crops = self._crops and markup.Nine.of(self._crops, self._nine.path, nearest)
+        self._draw(markup.features_html(self._nine, crops, self._look(), listed))
+        if nearest != wanted:
+            given = {"layer": self.layer.value, "wanted": wanted, "count": len(features), "feature": nearest}
+            self._tell(markup.WORDS["nearest"].format(**given))
+
+
+class InvarianceExplorer(_Explorer):
+    """Shift, enlarge and turn a photograph: see how far its features move, and what the network says.
+
+    Shown are the photograph, what the network sees of it now, how far the features of the first and of the
+    deepest layer have moved (as a share of their length), and the five best labels. The widgets are
+    attributes (``photograph``, ``target``, ``shift``, ``scale``, ``rotation``, ``back``, ``upload``,
+    ``save``): setting their ``value`` moves the explorer.
+
+    Parameters
+    ----------
+    model, card, photographs, layers, weights
+        As of :class:`PhotoExplorer`; the network needs a classifier. The deepest layer is its last ReLU.
+
+    Raises
+    ------
+    ValueError
+        As :class:`PhotoExplorer`, and for a network without a classifier.
+    """
+
+    names_things = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        card: Mapping,
+        photographs: Mapping[str, Picture],
+        layers: Mapping[str, str] | Sequence[str] | None = None,
+        *,
+        weights: str | None = None,
+    ):
+        self._moved: Moved | None = None
+        super().__init__(model, card, photographs, layers, weights)
+
+    @property
+    def moved(self) -> Moved:
+        """What is shown now."""
+        return self._moved
+
+    def snippet(self) -> str:
+        """Python that measures the shown distances again."""
+        moved = self.moved
+        (_, first, _), (_, deepest, _) = moved.distances
+        return page.snippet(self._weights, page.INVARIANCE_SNIPPET).format(
+            pixels=moved.seen.subject.python,
+            first=first,
+            deepest=deepest,
+            shift=f"{moved.shift:g}",
+            scale=f"{moved.scale:g}",
+            rotation=f"{moved.rotation:g}",
+        )
+
+    def _sheet(self) -> tuple[np.ndarray, str]:
+        moved = self.moved
+        name = f"{moved.seen.subject.name} shifted {moved.shift:g} scaled {moved.scale:g}"
+        name += f" turned {moved.rotation:g}"
+        return beside([(moved.seen.view, None), (moved.picture, None)]), file_name(name)
+
+    def _twin(self, viewer: Viewer, shown: str, source: Mapping | None) -> str:
+        amounts = (self.shift.value, self.scale.value, self.rotation.value)
+        moved = viewer.move(viewer.look(shown, self._shipped[shown]), *amounts)
+        snippet = page.snippet(self._weights, page.INVARIANCE_SNIPPET)
+        return page.invariance_html(viewer, self._shipped, moved, snippet, source)
+
+    # -------------------------------------------------------------------------- the widgets
+    def _controls(self) -> list[list[ipywidgets.Widget]]:
+        viewer, start = self._viewer, self._viewer.move(self._look())
+        classes = sorted((viewer.label(n), n) for n in range(len(start.before)))
+        self.target = _labelled(ipywidgets.Dropdown(options=classes, value=start.target), "Class")
+        self.shift, self.scale, self.rotation = (
+            _labelled(_slider(getattr(start, name), least, most, step), words)
+            for name, (words, least, most, step, _) in markup.sliders(viewer.side).items()
+        )
+        self.back = ipywidgets.Button(description="Back to the start", layout={"width": "auto"})
+        for control in (self.target, self.shift, self.scale, self.rotation):
+            control.observe(lambda _: self._unless_busy(self._show), "value")
+        self.back.on_click(lambda _: self._reset())
+        return [[self.photograph, self.target], [self.shift, self.scale, self.rotation, self.back]]
+
+    def _looked(self) -> None:
+        """Another photograph: its own class."""
+        with self._quietly():
+            self.target.value = self._viewer.move(self._look()).target
+        self._show()
+
+    def _reset(self) -> None:
+        with self._quietly():
+            self.shift.value, self.scale.value, self.rotation.value = 0, 1, 0
+        self._show()
+
+    def _show(self) -> None:
+        amounts = (self.shift.value, self.scale.value, self.rotation.value)
+        self._moved = self._viewer.move(self._look(), *amounts, self.target.value)
+        self._draw(markup.moved_html(self._viewer, self._moved))
+
+
+def _slider(value: float, least: float, most: float, step: float) -> ipywidgets.FloatSlider:
+    return ipywidgets.FloatSlider(value, min=least, max=most, step=step, readout_format="g")
 
 
 def _labelled(widget: ipywidgets.DOMWidget, label: str) -> ipywidgets.DOMWidget:

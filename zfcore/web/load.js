@@ -55,3 +55,23 @@ async function pieces(name, arrived) {
   }
   return found;
 }
+
+/** Base64 pieces of a gzip pack → its files. @param {string[]} pieces */
+async function unpack(pieces) {
+  const chunks = pieces.map((piece) => Uint8Array.from(atob(piece), (letter) => letter.charCodeAt(0)));
+  const stream = new Blob(chunks).stream().pipeThrough(new DecompressionStream("gzip"));
+  const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
+  const end = 4 + new DataView(bytes.buffer).getUint32(0, true);
+  /** @type {[string, number, number, number][]} name, offset, length, planes */
+  const index = JSON.parse(new TextDecoder().decode(bytes.subarray(4, end)));
+  return new Map(index.map(([name, offset, length, planes]) => {
+    const stored = bytes.subarray(end + offset, end + offset + length);
+    if (planes === 1) return [name, stored.slice()];
+    const file = new Uint8Array(length); // all first bytes of the numbers, then all second bytes, …
+    const count = length / planes;
+    for (let plane = 0; plane < planes; plane++) {
+      for (let n = 0, from = plane * count; n < count; n++) file[n * planes + plane] = stored[from + n];
+    }
+    return [name, file];
+  }));
+}

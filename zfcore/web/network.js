@@ -54,7 +54,7 @@ class Network {
   #worker;
 
   constructor() {
-    const program = URL.createObjectURL(new Blob([`(${networkWorker})()`], { type: "text/javascript" }));
+    const program = URL.createObjectURL(new Blob([`${unpack};(${networkWorker})()`], { type: "text/javascript" }));
     this.#worker = new Worker(program);
     this.#worker.onmessage = ({ data }) => this.#answered(data);
     this.#worker.onerror = (event) => {

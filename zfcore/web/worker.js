@@ -1,14 +1,15 @@
 // @ts-check
 /*
  * The network at work, in a thread of its own. This one function is the worker's whole program: its text goes
- * into a Blob, since a page opened from disk may not start a worker from a file.
+ * into a Blob, since a page opened from disk may not start a worker from a file. `unpack` comes along with it.
  */
 
 /** @typedef {{pictures: Float32Array, outputs: string[]}} Forward pictures (N, 3, S, S) */
 /** @typedef {{layer: string, picture: Float32Array, channel: number, position: [number, number], rule: number}} Projection
  *  position (y, x), or (-1, -1) for the whole map; rule 0 deconvnet, 1 gradient, 2 guided */
-/** @typedef {{picture: Float32Array, size: [number, number], stride: number, fill: number | Float32Array, layer?: string,
- *             channel?: number, batch?: number}} Scan fill in the network's units, or a picture (3, S, S) */
+/** @typedef {{picture: Float32Array, size: [number, number], stride?: number, corners?: [number, number][],
+ *             fill: number | Float32Array, layer?: string, channel?: number, batch?: number}} Scan size (height, width);
+ *             corners (top, left), instead of a stride; fill in the network's units, or a picture (3, S, S) */
 /** @typedef {{layer: string, channel: number, position: [number, number], picture: Float32Array, steps: number,
  *             rate: number, decay: number, every: number}} Ascent */
 /** @typedef {Record<string, {dims: number[], data: Float32Array}>} Values */
@@ -26,26 +27,6 @@ function networkWorker() {
   const sessions = new Map();
   /** @type {Set<number>} */
   const cancelled = new Set();
-
-  /** Base64 pieces of a gzip pack → its files. @param {string[]} pieces */
-  async function unpack(pieces) {
-    const chunks = pieces.map((piece) => Uint8Array.from(atob(piece), (letter) => letter.charCodeAt(0)));
-    const stream = new Blob(chunks).stream().pipeThrough(new DecompressionStream("gzip"));
-    const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
-    const end = 4 + new DataView(bytes.buffer).getUint32(0, true);
-    /** @type {[string, number, number, number][]} name, offset, length, planes */
-    const index = JSON.parse(new TextDecoder().decode(bytes.subarray(4, end)));
-    return new Map(index.map(([name, offset, length, planes]) => {
-      const stored = bytes.subarray(end + offset, end + offset + length);
-      if (planes === 1) return [name, stored.slice()];
-      const file = new Uint8Array(length); // all first bytes of the numbers, then all second bytes, …
-      const count = length / planes;
-      for (let plane = 0; plane < planes; plane++) {
-        for (let n = 0, from = plane * count; n < count; n++) file[n * planes + plane] = stored[from + n];
-      }
-      return [name, file];
-    }));
-  }
 
   /** @param {string} name */
   const text = (name) => new TextDecoder().decode(files.get(name));
@@ -108,33 +89,34 @@ function networkWorker() {
 
     project,
 
-    /** The occluder at every whole place, row by row: logits, and the sum of one feature map.
+    /** The occluder at some places, or at every whole one, row by row: logits, and the sum of one feature map.
      *  @param {Scan} _ @param {number} id @param {(part: unknown) => void} report */
-    async occlude({ picture, size: [high, wide], stride, fill, layer, channel = 0, batch: most = 16 }, id, report) {
+    async occlude({ picture, size: [high, wide], stride = 1, corners, fill, layer, channel = 0, batch: most = 16 }, id, report) {
       const side = manifest.input_size;
       const rows = Math.floor((side - high) / stride) + 1;
       const columns = Math.floor((side - wide) / stride) + 1;
       if (!(rows > 0 && columns > 0)) throw new Error(`an occluder of ${high}×${wide} px does not fit into ${side}×${side}`);
+      const places = corners ?? Array.from({ length: rows * columns }, (_, n) => [Math.floor(n / columns) * stride, (n % columns) * stride]);
       const outputs = layer ? ["logits", layer] : ["logits"];
       /** @type {Float32Array | undefined} */
       let logits;
-      const sums = new Float32Array(layer ? rows * columns : 0);
-      for (let first = 0; first < rows * columns; first += most) {
-        const count = Math.min(most, rows * columns - first);
+      const sums = new Float32Array(layer ? places.length : 0);
+      for (let first = 0; first < places.length; first += most) {
+        const count = Math.min(most, places.length - first);
         const pictures = new Float32Array(count * picture.length);
         for (let n = 0; n < count; n++) {
           const occluded = pictures.subarray(n * picture.length, (n + 1) * picture.length);
           occluded.set(picture);
-          const top = Math.floor((first + n) / columns) * stride;
-          const left = ((first + n) % columns) * stride;
+          const [top, left] = places[first + n];
           for (let line = 0; line < 3 * high; line++) {
             const from = (Math.floor(line / high) * side + top + (line % high)) * side + left;
-            occluded.set(typeof fill === "number" ? new Float32Array(wide).fill(fill) : fill.subarray(from, from + wide), from);
+            if (typeof fill === "number") occluded.fill(fill, from, from + wide);
+            else occluded.set(fill.subarray(from, from + wide), from);
           }
         }
         const values = await run("forward.onnx", { pictures: batch(pictures) }, outputs);
         const classes = values.logits.dims[1];
-        logits ??= new Float32Array(rows * columns * classes);
+        logits ??= new Float32Array(places.length * classes);
         logits.set(values.logits.data, first * classes);
         if (layer) {
           const { dims: [, maps, h, w], data } = values[layer];
@@ -144,7 +126,7 @@ function networkWorker() {
           }
         }
         if (!(await wanted(id))) return null;
-        report({ done: first + count, of: rows * columns });
+        report({ done: first + count, of: places.length });
       }
       return { rows, columns, logits, sums };
     },

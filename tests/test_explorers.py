@@ -1,0 +1,474 @@
+"""The explorers in a page from disk, beside Python's answers; one network for all."""
+
+import base64
+import io
+import re
+from html import escape
+
+import numpy as np
+import pytest
+from browser import DROP, Reader, drawn, panels
+from PIL import Image
+from test_page import CARD, PICTURES, Elements, small
+
+from zfcore import assets, markup
+from zfcore.gallery import Crops, Gallery
+from zfcore.view import Viewer, beside, colour_map, label_map
+from zfcore.widgets import FeatureExplorer, InvarianceExplorer, OcclusionExplorer, PhotoExplorer
+
+pytestmark = pytest.mark.skipif(
+    not all((assets.WEB / name).exists() for name in assets.RUNTIME_FILES),
+    reason="the page's runtime is not set up: npm ci --ignore-scripts && npm run runtime",
+)
+ROOT = assets.WEB.parents[1]
+LAYERS = {"layer 1": "1", "layer 2": "5", "layer 3": "8"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_server():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("JPY_SESSION_NAME", raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def viewer():
+    return Viewer(small(), CARD, LAYERS)
+
+
+def pieces_of(pictures, size=90):
+    """Squares of photographs, by name: pictures to find hits among."""
+    return {
+        f"{name} {top} {left}": photograph.pixels[top : top + size, left : left + size]
+        for name, photograph in pictures.items()
+        for top in (0, 90, 180)
+        for left in (0, 90, 180, 270)
+    }
+
+
+@pytest.fixture(scope="module")
+def gallery(viewer):
+    return Gallery.of(viewer, pieces_of(PICTURES))
+
+
+@pytest.fixture(scope="module")
+def crops(viewer):
+    return Gallery.of(viewer, Crops(PICTURES, (1.0, 0.4)))
+
+
+@pytest.fixture(scope="module")
+def twins(gallery, crops):
+    """The explorers' page forms, by kind."""
+    occlusion = OcclusionExplorer(small(), CARD, PICTURES, LAYERS)
+    features = FeatureExplorer(small(), CARD, gallery, PICTURES, crops=crops, layer="layer 2", feature=4)
+    invariance = InvarianceExplorer(small(), CARD, PICTURES, LAYERS)
+    photo = PhotoExplorer(small(), CARD, PICTURES, LAYERS, gallery=gallery)
+    made = {"occlusion": occlusion, "feature": features, "invariance": invariance, "photo": photo}
+    return {kind: explorer.to_html() for kind, explorer in made.items()}
+
+
+KINDS = ("occlusion", "feature", "invariance", "photo")
+
+
+# ------------------------------------------------------------------------------ their HTML
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_explorer_asks_for_nothing_has_no_ids_and_labels_every_control(twins, kind):
+    elements = Elements(twins[kind])
+    assert not re.search(r"https?://|//[a-z]+\.|@import|url\(", twins[kind])
+    assert not any(
+        a.get("src", "data:") for _, a in elements.tags if not a.get("src", "data:").startswith("data:")
+    )
+    assert not any("id" in a for _, a in elements.tags)
+    assert not elements.unlabelled
+    controls = [a for tag, a in elements.tags if tag in ("button", "input", "select")]
+    assert all("disabled" in a for a in controls if a.get("value") not in ("take", ""))
+
+
+def test_before_the_script_runs_the_maps_of_the_whole_scan_show(viewer, twins):
+    covered = viewer.cover(viewer.look("chelsea", PICTURES["chelsea"]))
+    maps = viewer.scan(covered, 1)
+    for name, wanted in markup.occlusion_panels(maps).items():
+        shown = re.search(rf'data-panel="{name}".*?<img src="([^"]+)"', twins["occlusion"])[1]
+        np.testing.assert_array_equal(decoded(shown), wanted)
+    assert escape(markup.WORDS["covered"].format(**covered.words(viewer))) in twins["occlusion"]
+
+
+def decoded(url):
+    blob = base64.b64decode(url.partition("base64,")[2])
+    return np.asarray(Image.open(io.BytesIO(blob)).convert("RGB"))
+
+
+# ------------------------------------------------------------------------------ galleries as assets
+def test_a_gallery_that_the_book_stores_is_referred_to_and_found_again(gallery, tmp_path, monkeypatch):
+    monkeypatch.setattr(assets, "TOP9", tmp_path)
+    state, packs = assets.gallery_state(gallery, "net")
+    assert state["source"] is None
+    assert len(packs) == 3
+    about = {"data_sha256": "0" * 64, "weights_sha256": "1" * 64, "command": "zfcore features"}
+    gallery.save(tmp_path, "net", data="pieces", **about)
+    stored = Gallery.load(tmp_path, "net", "1" * 64)
+    state, packs = assets.gallery_state(stored, "net")
+    assert packs == {}
+    assert state["source"]["name"] == "net"
+    found = assets.stored_gallery(state["source"])
+    assert list(found) == [layer["asset"] for layer in state["layers"]]
+    assert [layer["features"] for layer in state["layers"]] == [list(range(n)) for n in (8, 12, 10)]
+    gallery.save(tmp_path, "net", data="others", **about)
+    assert assets.gallery_state(stored, "net")[0]["source"] is None
+    with pytest.raises(ValueError, match=r"another net\.json .* build the book again"):
+        assets.stored_gallery(state["source"])
+
+
+def test_of_any_other_gallery_some_features_of_each_layer_come_along(gallery, monkeypatch):
+    monkeypatch.setattr(assets, "KEPT", 3)
+    state, _ = assets.gallery_state(gallery, None)
+    assert [layer["features"] for layer in state["layers"]] == [[0, 4, 7], [0, 6, 11], [0, 4, 9]]
+    assert all(layer["patches"] for layer in state["layers"])
+
+
+def test_what_are_no_crops_of_the_photographs_is_told(gallery, crops):
+    with pytest.raises(ValueError, match=r"'chelsea 90 180' is no crop|'coffee .*' is no crop"):
+        assets.crops_pack(gallery, PICTURES)
+    with pytest.raises(ValueError, match="chelsea, which are not among"):
+        assets.crops_pack(crops, {"coffee": PICTURES["coffee"]})
+
+
+# ------------------------------------------------------------------------------ in the browser
+@pytest.fixture(scope="module")
+def file(twins, tmp_path_factory):
+    runtime = assets.scripts_html({assets.RUNTIME: assets.asset(assets.RUNTIME, assets.runtime_pack())})
+    path = tmp_path_factory.mktemp("explorers") / "all.html"
+    path.write_text(
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>explorers</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><style>:root {{color-scheme: light dark}}</style>'
+        f"<main><h1>Explorers</h1>{''.join(twins.values())}</main>{runtime}<script>{assets.script()}</script>",
+        encoding="utf-8",
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def opened(browser, file):
+    """The page from disk, with the network cut; opened once, since it starts a network."""
+    reader = Reader(browser)
+    tab = reader(file, viewport={"width": 1000, "height": 1200})
+    for kind in KINDS:
+        drawn(tab.locator(f'[data-explorer="{kind}"]'))
+    yield tab
+    reader.close()
+
+
+@pytest.fixture
+def occlusion(opened):
+    """The occlusion explorer with an 8-px grey square in the middle of the cat."""
+    explorer = opened.locator('[data-explorer="occlusion"]')
+    explorer.locator('[data-photograph="chelsea"]').click()
+    explorer.locator('[data-photograph="chelsea"][aria-pressed="true"]').wait_for()
+    set_square(explorer, size=8, fill="grey", target=0)
+    return explorer
+
+
+def set_square(explorer, fill=None, size=None, target=None):
+    if fill is not None:
+        explorer.locator('[data-choice="fill"]').select_option(fill)
+    if size is not None:
+        explorer.locator('[data-choice="size"]').fill(str(size))
+    if target is not None:
+        explorer.locator('[data-choice="target"]').select_option(str(target))
+    drawn(explorer)
+
+
+def square_of(explorer):
+    box = explorer.locator('[data-panel="photograph"] rect').first
+    return tuple(int(box.get_attribute(key)) for key in ("y", "x", "width"))
+
+
+def assert_says_what_python_says(explorer, viewer, picture, fill="grey", target=0):
+    """The whole sentence: place, probabilities, label, and what is left of the map."""
+    top, left, size = square_of(explorer)
+    covered = viewer.cover(viewer.look("x", picture), (top, left), size, fill, target)
+    assert explorer.locator(".zf-says").inner_text() == markup.WORDS["covered"].format(
+        **covered.words(viewer)
+    )
+    guesses = viewer.named(covered.now[0], None)
+    shown = explorer.locator(".zf-guesses li span").all_inner_texts()
+    assert [words.removesuffix(" (right)") for words in shown] == [words for words, _, _ in guesses]
+
+
+@pytest.mark.parametrize("fill", ["grey", "black", "white", "blur"])
+def test_the_answer_to_a_hidden_square_is_pythons(occlusion, viewer, fill):
+    set_square(occlusion, fill=fill)
+    assert_says_what_python_says(occlusion, viewer, PICTURES["chelsea"], fill)
+
+
+def test_the_square_is_dragged_and_stays_inside(opened, occlusion, viewer):
+    stage = occlusion.locator('[data-do="square"]')
+    stage.scroll_into_view_if_needed()
+    box = stage.bounding_box()
+    cell = box["width"] / 28
+    opened.mouse.move(box["x"] + 14 * cell, box["y"] + 14 * cell)
+    opened.mouse.down()
+    opened.mouse.move(box["x"] + 20 * cell, box["y"] + 9 * cell, steps=4)
+    drawn(occlusion)
+    assert square_of(occlusion) == (5, 16, 8)
+    opened.mouse.move(box["x"] + 27.9 * cell, box["y"] - 40)
+    opened.mouse.up()
+    drawn(occlusion)
+    assert square_of(occlusion) == (0, 20, 8)
+    opened.mouse.move(box["x"] + 3 * cell, box["y"] + 3 * cell)  # no button is down
+    assert square_of(occlusion) == (0, 20, 8)
+    assert_says_what_python_says(occlusion, viewer, PICTURES["chelsea"])
+
+
+def test_a_finger_moves_the_square(occlusion):
+    occlusion.locator('[data-do="square"]').evaluate("""stage => {
+        const box = stage.getBoundingClientRect();
+        stage.setPointerCapture = () => {};
+        stage.hasPointerCapture = () => true;
+        const at = {pointerId: 9, pointerType: 'touch', isPrimary: true, bubbles: true};
+        const place = {clientX: box.left + box.width / 4, clientY: box.top + box.height / 2};
+        stage.dispatchEvent(new PointerEvent('pointerdown', {...at, ...place}));
+        delete stage.setPointerCapture;
+        delete stage.hasPointerCapture;
+    }""")
+    drawn(occlusion)
+    assert square_of(occlusion) == (10, 3, 8)
+
+
+def test_the_arrow_keys_move_the_square(opened, occlusion, viewer):
+    occlusion.locator('[data-do="square"]').focus()
+    top, left, _ = square_of(occlusion)
+    for key in ("ArrowUp", "ArrowUp", "ArrowLeft"):
+        opened.keyboard.press(key)
+    drawn(occlusion)
+    assert square_of(occlusion) == (top - 2, left - 1, 8)
+    assert_says_what_python_says(occlusion, viewer, PICTURES["chelsea"])
+
+
+def test_the_scan_gives_the_maps_of_python_and_any_place_can_be_gone_back_to(opened, occlusion, viewer):
+    set_square(occlusion, size=14, fill="blur")
+    occlusion.get_by_role("button", name="Scan the whole picture").click()
+    occlusion.locator(".zf-status", has_text="Scanned 225 places").wait_for()
+    seen = viewer.look("chelsea", PICTURES["chelsea"])
+    for target in (0, 2):  # another class takes no new scan
+        set_square(occlusion, target=target)
+        maps = viewer.scan(viewer.cover(seen, (0, 0), 14, "blur", target), 1)
+        shown = panels(occlusion)
+        for name, values in (("probability", maps.probability), ("activation", maps.activation)):
+            assert shown[name].shape == (15, 15, 3)
+            assert abs(shown[name].astype(int) - colour_map(values)).mean() <= 1, name
+        np.testing.assert_array_equal(shown["label"], label_map(maps.label)[0])
+    legend = occlusion.locator(".zf-legend li").all_inner_texts()
+    frequent = [viewer.label(n) for n, _, _ in label_map(maps.label)[1]]
+    assert [words.rpartition(" ")[0].rpartition(" ")[0] for words in legend] == frequent
+    stage = occlusion.locator('[data-panel="label"] [data-do="place"]')
+    stage.scroll_into_view_if_needed()
+    box = stage.bounding_box()
+    opened.mouse.move(box["x"] + box["width"] * 4.5 / 15, box["y"] + box["width"] * 9.5 / 15)
+    drawn(occlusion)
+    assert square_of(occlusion) == (9, 4, 14)
+    assert_says_what_python_says(occlusion, viewer, PICTURES["chelsea"], "blur", 2)
+    stage.focus()
+    opened.keyboard.press("ArrowDown")
+    assert square_of(occlusion) == (10, 4, 14)
+
+
+def test_a_scan_can_be_stopped_and_leaves_time_for_the_readers_hand(opened, occlusion):
+    occlusion.get_by_role("button", name="Scan the whole picture").click()
+    occlusion.locator('[data-do="square"]').press("ArrowUp")
+    drawn(occlusion)
+    occlusion.get_by_role("button", name="Stop").click()
+    assert occlusion.get_by_role("button", name="Scan the whole picture").is_visible()
+    opened.wait_for_timeout(300)
+    assert "Scanned" not in occlusion.locator(".zf-status").inner_text()
+
+
+def test_a_picture_of_ones_own_is_occluded_as_python_does(occlusion, viewer):
+    stream = io.BytesIO()
+    Image.fromarray(PICTURES["coffee"].pixels[100:260, 120:350]).save(stream, "PNG")
+    occlusion.evaluate(DROP, ["mine.png", base64.b64encode(stream.getvalue()).decode()])
+    occlusion.locator('[data-photograph="mine.png"][aria-pressed="true"]').wait_for()
+    drawn(occlusion)
+    best = int(viewer.cover(viewer.look("x", stream)).whole[0].argmax())
+    assert occlusion.locator('[data-choice="target"]').input_value() == str(best)
+    says = occlusion.locator(".zf-says").inner_text()
+    assert says.startswith("mine.png with a square of 8×8 pixels hidden")
+
+
+def test_the_square_and_its_maps_are_saved(opened, occlusion, viewer):
+    with opened.expect_download() as saving:
+        occlusion.get_by_role("button", name="Save the picture").click()
+    top, left, size = square_of(occlusion)
+    assert saving.value.suggested_filename == f"chelsea-occluded-at-{top}-{left}-size-{size}.png"
+    saved = np.asarray(Image.open(saving.value.path()).convert("RGB"), dtype=int)
+    covered = viewer.cover(viewer.look("x", PICTURES["chelsea"]), (top, left), size)
+    wanted = beside([(covered.view, (covered.square, 28))]).astype(int)
+    assert saved.shape == wanted.shape
+    assert abs(saved - wanted).mean() < 8
+
+
+# ------------------------------------------------------------------------------ features
+@pytest.fixture
+def features(opened):
+    explorer = opened.locator('[data-explorer="feature"]')
+    choose(explorer, layer="5", feature=4)
+    return explorer
+
+
+def choose(explorer, layer=None, feature=None):
+    if layer is not None:
+        explorer.locator('[data-choice="layer"]').select_option(layer)
+    if feature is not None:
+        explorer.locator('[data-choice="feature"]').fill(str(feature))
+    drawn(explorer)
+
+
+def nine(explorer, name):
+    sources = explorer.evaluate(
+        "(root, name) => [...root.querySelectorAll(`[data-nine=${name}] li:not([hidden]) img`)]"
+        ".map(image => image.src)",
+        name,
+    )
+    return [decoded(source).astype(int) for source in sources]
+
+
+def assert_nine_alike(shown, wanted, tolerance):
+    assert len(shown) == len(wanted)
+    for picture, python in zip(shown, wanted, strict=True):
+        assert picture.shape == python.shape
+        assert abs(picture - python).mean() <= tolerance
+
+
+@pytest.mark.parametrize(("layer", "feature"), [("1", 3), ("5", 9), ("8", 0)])
+def test_a_feature_shows_its_nine_hits_as_python_has_them(features, gallery, layer, feature):
+    choose(features, layer, feature)
+    hits = [hit for hit in gallery.hits(layer, feature) if hit]
+    assert_nine_alike(nine(features, "projections"), gallery.projections(layer, feature)[: len(hits)], 0)
+    assert_nine_alike(nine(features, "patches"), gallery.patches(layer, feature)[: len(hits)], 0)
+    assert features.locator(".zf-says").inner_text() == markup.Nine.of(gallery, layer, feature).says()
+    told = features.locator(".zf-hits li").all_inner_texts()
+    assert [words.rpartition(", ")[0] for words in told] == [hit.picture for hit in hits]
+
+
+def test_the_photographs_strongest_crops_are_cut_and_projected_in_the_page(features, crops):
+    choose(features, "5", 9)
+    features.locator('[data-nine="cropProjections"][aria-busy="false"]').wait_for()
+    wanted = markup.Nine.of(crops, "5", 9)
+    boxes = [hit.box[2:] for hit in wanted.hits if hit]
+    shown, projected = (nine(features, name) for name in ("crops", "cropProjections"))
+    assert [picture.shape[:2] for picture in shown] == [picture.shape[:2] for picture in projected] == boxes
+    for n, (height, width) in enumerate(boxes):
+        if (height, width) == wanted.patches[n].shape[:2]:  # others lie off the centre of their cells
+            assert abs(shown[n] - wanted.patches[n]).mean() <= 4  # the photographs come along as lossy WebP
+            assert abs(projected[n] - wanted.projections[n]).mean() <= 12
+
+
+def test_the_next_the_previous_any_and_the_nearest_feature_are_found(features):
+    number = features.locator('[data-choice="feature"]')
+    for name, wanted in (("Next", "5"), ("Previous", "4"), ("Previous", "3")):
+        features.get_by_role("button", name=name).click()
+        drawn(features)
+        assert number.input_value() == wanted
+    features.get_by_role("button", name="Any").click()
+    drawn(features)
+    assert 0 <= int(number.input_value()) < 12
+    choose(features, feature=99)
+    assert "layer 2 shows 12 features here, and 99 is none of them; the nearest is 11" in (
+        features.locator(".zf-status").inner_text()
+    )
+
+
+def test_the_strongest_features_for_a_photograph_are_listed_to_click(features, viewer):
+    features.locator('[data-photograph="coffee"]').click()
+    features.locator('[data-photograph="coffee"][aria-pressed="true"]').wait_for()
+    drawn(features)
+    best = viewer.look("coffee", PICTURES["coffee"]).strongest("5", markup.STRONGEST)
+    cells = features.locator(".zf-cell:visible")
+    assert [int(cell.get_attribute("data-feature")) for cell in cells.all()] == best
+    assert features.locator('[data-choice="feature"]').input_value() == str(best[0])
+    cells.nth(2).click()
+    drawn(features)
+    assert features.locator('[data-choice="feature"]').input_value() == str(best[2])
+
+
+def test_a_link_leads_to_a_feature_and_survives_reload(browser, file):
+    reader = Reader(browser)
+    tab = reader(f"{file.as_uri()}#feature=layer-3/7")
+    explorer = tab.locator('[data-explorer="feature"]')
+    drawn(explorer)
+    says = explorer.locator(".zf-says")
+    assert says.inner_text().startswith("layer 3, feature 7:")
+    explorer.get_by_role("button", name="Next").click()
+    drawn(explorer)
+    assert tab.url.endswith("#feature=layer-3/8")
+    tab.reload()
+    explorer.locator(".zf-says", has_text="layer 3, feature 8:").wait_for()
+    tab.evaluate("location.hash = '#feature=layer-1/2'")
+    explorer.locator(".zf-says", has_text="layer 1, feature 2:").wait_for()
+    reader.close()
+
+
+# ------------------------------------------------------------------------------ beside a photograph
+def test_beside_what_a_feature_saw_stands_what_it_looks_for(opened, gallery, viewer):
+    explorer = opened.locator('[data-explorer="photo"]')
+    explorer.locator('.zf-cell[data-path="5"]').nth(1).click()
+    drawn(explorer)
+    seen = viewer.look("chelsea", PICTURES["chelsea"])
+    best = seen.strongest("5", markup.NAMED)
+    explorer.locator(".zf-looks p", has_text=f"what feature {best[1]} looks for").wait_for()
+    assert_nine_alike(nine(explorer, "looks"), gallery.projections("5", best[1]), 0)
+    names = explorer.locator(".zf-named button")
+    wanted = [f"{n}: {', '.join(markup.Nine.of(gallery, '5', n).labels(2))}" for n in best]
+    assert names.all_inner_texts() == wanted
+    names.nth(3).click()
+    drawn(explorer)
+    assert explorer.locator('[data-choice="feature"]').input_value() == str(best[3])
+    explorer.locator(".zf-looks p", has_text=f"what feature {best[3]} looks for").wait_for()
+
+
+# ------------------------------------------------------------------------------ invariance
+@pytest.mark.parametrize(("shift", "scale", "rotation"), [(3, 1, 0), (0, 1.35, 0), (-5, 1.2, 75)])
+def test_a_moved_photograph_is_answered_as_by_python(opened, viewer, shift, scale, rotation):
+    explorer = opened.locator('[data-explorer="invariance"]')
+    for name, value in (("shift", shift), ("scale", scale), ("rotation", rotation)):
+        explorer.locator(f'[data-choice="{name}"]').fill(str(value))
+    drawn(explorer)
+    moved = viewer.move(viewer.look("chelsea", PICTURES["chelsea"]), shift, scale, rotation)
+    assert explorer.locator(".zf-says").inner_text() == markup.WORDS["moved"].format(**moved.words(viewer))
+    assert abs(panels(explorer)["moved"].astype(int) - moved.picture).max() <= 1
+    assert explorer.locator("output").first.inner_text() == f"{shift} px"
+
+
+def test_the_photograph_goes_back_to_the_start(opened):
+    explorer = opened.locator('[data-explorer="invariance"]')
+    explorer.locator('[data-choice="rotation"]').fill("90")
+    explorer.locator('[data-choice="rotation"]').press("ArrowRight")
+    assert explorer.locator('[data-choice="rotation"]').input_value() == "95"
+    explorer.get_by_role("button", name="Back to the start").click()
+    drawn(explorer)
+    values = [
+        explorer.locator(f'[data-choice="{name}"]').input_value() for name in ("shift", "scale", "rotation")
+    ]
+    assert values == ["0", "1", "0"]
+    assert "moved by 0 % of their length" in explorer.locator('[data-meter="far"]').inner_text()
+
+
+# ------------------------------------------------------------------------------ for everyone
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_they_fit_a_phone_and_break_no_rule_of_accessibility(opened, scheme):
+    axe = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+    opened.set_viewport_size({"width": 390, "height": 844})
+    opened.emulate_media(color_scheme=scheme)
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 390
+    if axe.exists():
+        opened.evaluate(axe.read_text(encoding="utf-8"))
+        found = opened.evaluate(
+            "async () => (await axe.run()).violations.map(v => [v.id, v.nodes.map(n => n.html.slice(0, 99))])"
+        )
+        assert not found
+    opened.set_viewport_size({"width": 1000, "height": 1200})
+
+
+def test_one_network_serves_all_of_them(opened):
+    assert len(opened.workers) == 1

@@ -1,0 +1,361 @@
+"""The protocols of Tables 3 to 6 and Fig. 7, on cases worked out by hand, and rehearsed on patches."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.metrics import average_precision_score
+from typer.testing import CliRunner
+
+from zfcore.cli import app
+from zfcore.data import VOC_CLASSES, caltech, patches, voc
+from zfcore.generalization import (
+    LAYERS,
+    TABLE3,
+    TABLE4,
+    TABLE5,
+    TABLE6,
+    Transfer,
+    accuracies,
+    average_precision,
+    compare,
+    draw_split,
+    entries_of,
+    few_shot,
+    in_words,
+    mean_curves,
+    paired,
+    per_class_accuracy,
+    reproduce,
+    rows_of,
+    spread,
+    strongest_maps,
+    write_submission,
+)
+from zfcore.ledger import read
+from zfcore.model import build, initialize_, save
+from zfcore.transfer import Head
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# ------------------------------------------------------------------------------ splits
+def test_a_split_holds_what_the_protocol_asks_for():
+    labels = torch.arange(4).repeat_interleave(torch.tensor([31, 40, 100, 200]))
+    split = draw_split(labels, 0)
+    assert labels[split.train].bincount().tolist() == [30, 30, 30, 30]
+    assert labels[split.test].bincount().tolist() == [1, 10, 50, 50]
+    assert not set(split.train.tolist()) & set(split.test.tolist())
+    for k in (1, 15, 30):
+        assert labels[split.train[split.rank < k]].bincount().tolist() == [k] * 4
+
+
+def test_a_class_draws_the_same_pictures_whatever_the_others_do():
+    labels = torch.arange(3).repeat_interleave(60)
+    whole, without = draw_split(labels, 1), draw_split(labels.masked_fill(labels == 1, -1), 1)
+    assert set(without.train.tolist()) == {i for i in whole.train.tolist() if labels[i] != 1}
+    assert draw_split(labels, 1).train.tolist() != draw_split(labels, 2).train.tolist()
+
+
+def test_pictures_left_out_take_no_part():
+    labels = torch.zeros(50, dtype=torch.int64)
+    leave_out = torch.arange(50) < 10
+    split = draw_split(labels, 0, leave_out=leave_out)
+    assert min([*split.train.tolist(), *split.test.tolist()]) >= 10
+
+
+def test_a_class_without_a_picture_to_test_is_named():
+    with pytest.raises(ValueError, match="class 0 has 30 pictures: with 30 to train on none is left"):
+        draw_split(torch.zeros(30, dtype=torch.int64), 0)
+
+
+def test_accuracy_is_the_mean_over_classes_not_pictures():
+    labels, predicted = torch.tensor([0] * 9 + [1]), torch.zeros(10, dtype=torch.int64)
+    assert per_class_accuracy(predicted, labels).tolist() == [100, 0]
+
+
+def test_a_paired_interval_is_wider_than_the_spread_of_independent_runs():
+    found = paired([60, 61, 62, 63, 64.0], [50, 50, 52, 52, 54.0])
+    assert found.mean == pytest.approx(10.4)
+    half = 2.7764 * found.deviation * (1 / 5 + 1) ** 0.5  # Nadeau & Bengio, eq. 5, with t of four degrees
+    assert found.interval == pytest.approx((10.4 - half, 10.4 + half), abs=1e-3)
+    with pytest.raises(ValueError, match="two at least"):
+        paired([1.0], [2.0])
+
+
+# ------------------------------------------------------------------------------ average precision
+HAND = [
+    # The only two hits come first and third: precision 1, then 2/3.
+    ([0.9, 0.8, 0.7, 0.6], [1, -1, 1, -1], (6 * 1 + 5 * 2 / 3) / 11, 0.5 * 1 + 0.5 * 2 / 3),
+    # A hit that comes late is lifted by none after it; the one before it is lifted to 2/4.
+    ([0.9, 0.8, 0.7, 0.6], [-1, -1, 1, 1], 0.5, 0.5),
+    # What is difficult is as if it were not there.
+    ([0.9, 0.85, 0.8, 0.7], [0, 1, -1, 1], (6 * 1 + 5 * 2 / 3) / 11, 0.5 * 1 + 0.5 * 2 / 3),
+    ([0.3, 0.2, 0.1], [1, 1, -1], 1, 1),
+    # Of equal scores the first counts as surer.
+    ([0.5, 0.5], [-1, 1], 0.5, 0.5),
+]
+
+
+@pytest.mark.parametrize(("scores", "truth", "points", "area"), HAND)
+def test_average_precision_of_cases_worked_out_by_hand(scores, truth, points, area):
+    scores, truth = torch.tensor(scores), torch.tensor(truth)
+    assert average_precision(scores, truth, "11-point") == pytest.approx(points)
+    assert average_precision(scores, truth, "area") == pytest.approx(area)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(st.lists(st.booleans(), min_size=1, max_size=30).filter(any))
+def test_the_area_is_scikit_learns_where_precision_only_falls(hits):
+    truth = np.array([1 if hit else -1 for hit in hits])
+    scores = -np.arange(len(hits)) / 100
+    ours = average_precision(torch.from_numpy(scores), torch.from_numpy(truth), "area")
+    plain = average_precision_score(truth == 1, scores)
+    precision = (np.cumsum(truth == 1) / np.arange(1, len(truth) + 1))[truth == 1]
+    if (np.diff(precision) <= 1e-12).all():
+        assert ours == pytest.approx(plain)
+    else:
+        assert ours > plain - 1e-12
+
+
+def test_average_precision_refuses_what_has_none():
+    with pytest.raises(ValueError, match="no picture shows the class"):
+        average_precision(torch.zeros(2), torch.tensor([0, -1]), "area")
+    with pytest.raises(ValueError, match="known: 11-point"):
+        average_precision(torch.zeros(2), torch.tensor([1, -1]), "mean")
+
+
+def test_the_evaluation_server_gets_a_line_for_every_picture(tmp_path):
+    paths = write_submission(tmp_path, ["2008_000001", "2008_000004"], torch.rand(2, 20), "test")
+    assert len(paths) == 20
+    assert paths[0].name == "comp2_cls_test_aeroplane.txt"
+    names, scores = zip(*(line.split() for line in paths[3].read_text().splitlines()), strict=True)
+    assert names == ("2008_000001", "2008_000004")
+    assert all(0 <= float(score) <= 1 for score in scores)
+
+
+# ------------------------------------------------------------------------------ data
+def draw(path, colour):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (90, 70), colour).save(path)
+
+
+def test_caltech_is_read_class_by_class(tmp_path):
+    for n, name in enumerate(("BACKGROUND_Google", "ant", "zebra")):
+        for i in range(2):
+            draw(tmp_path / "101_ObjectCategories" / name / f"image_{i + 1:04d}.jpg", (80 * n, 10, 10))
+    found = caltech("caltech101", 32, tmp_path)
+    assert found.classes == ("BACKGROUND_Google", "ant", "zebra")
+    assert found.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert found.pixels.shape == (6, 3, 32, 32)
+    assert found.files[2] == "ant/image_0001.jpg"
+    with pytest.raises(FileNotFoundError, match="zfcore data get caltech256"):
+        caltech("caltech256", 32, tmp_path)
+    with pytest.raises(ValueError, match="known: caltech101, caltech256"):
+        caltech("caltech", 32, tmp_path)
+
+
+def annotate(path, *things):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    objects = (f"<object><name>{n}</name><difficult>{d}</difficult></object>" for n, d in things)
+    path.write_text(f"<annotation>{''.join(objects)}</annotation>")
+
+
+@pytest.fixture
+def devkit(tmp_path):
+    """VOC 2007 with 24 pictures in trainval and 24 in test, of three classes in turn."""
+    base = tmp_path / "VOCdevkit" / "VOC2007"
+    for split, first in (("trainval", 0), ("test", 24)):
+        names = [f"{n:06d}" for n in range(first, first + 24)]
+        (base / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)
+        (base / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names))
+        for n, name in enumerate(names):
+            draw(base / "JPEGImages" / f"{name}.jpg", (20 * (n % 12), 250 - 20 * (n % 12), 100))
+            shown = [VOC_CLASSES[c] for c in range(20) if (n + c) % 12 < 2]
+            annotate(base / "Annotations" / f"{name}.xml", *((thing, 0) for thing in shown))
+    return tmp_path
+
+
+def test_difficult_objects_alone_leave_a_class_out_of_account(devkit):
+    file = devkit / "VOCdevkit/VOC2007/Annotations/000000.xml"
+    annotate(file, ("cat", 1), ("dog", 1), ("dog", 0), ("car", 0), ("car", 1))
+    truth = dict(zip(VOC_CLASSES, voc(2007, "trainval", 32, devkit).truth[0].tolist(), strict=True))
+    assert (truth["cat"], truth["dog"], truth["car"], truth["sofa"]) == (0, 1, 1, -1)
+    annotate(file, ("unicorn", 0))
+    with pytest.raises(ValueError, match=r"000000\.xml cannot be read"):
+        voc(2007, "trainval", 32, devkit)
+    with pytest.raises(FileNotFoundError, match=r"no part 'val'.*it has: test, trainval"):
+        voc(2007, "val", 32, devkit)
+
+
+# ------------------------------------------------------------------------------ the tables
+def test_the_papers_tables_are_whole():
+    assert len(TABLE5) == 22
+    assert [len(next(iter(t.values()))) for t in (TABLE3, TABLE4, TABLE5, TABLE6)] == [2, 4, 4, 2]
+    assert TABLE3["pretrained"] == ("83.8 ± 0.5", "86.5 ± 0.5")
+    assert TABLE6["svm(5)"][0] == "86.2 ± 0.8"
+    assert set(TABLE6) <= set(rows_of("table6"))
+
+
+def test_unknown_rows_are_told_with_the_known_ones():
+    with pytest.raises(ValueError, match="unknown target 'table9'"):
+        rows_of("table9")
+    with pytest.raises(ValueError, match="fig7 has no row scratch; it has: pretrained, layer 7"):
+        rows_of("fig7", ["scratch"])
+    with pytest.raises(ValueError, match="table5 is not of caltech101"):
+        reproduce("table5", Transfer("caltech101"))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Weights of a network that is small enough to rehearse with."""
+    torch.manual_seed(0)
+    network, path = (
+        build("zfnet-64", num_classes=5, width=0.1),
+        tmp_path_factory.mktemp("w") / "w.safetensors",
+    )
+    initialize_(network, "he")
+    card = {
+        "architecture": "zfnet-64",
+        "width": 0.1,
+        "num_classes": 5,
+        "input_size": 56,
+        "resize": 64,
+        "scale": 64.0,
+    }
+    save(path, network, torch.full((3, 64, 64), 120.0), card)
+    return path
+
+
+@pytest.fixture
+def transfer(tmp_path, source):
+    made = Transfer("patches", str(source), epochs=1, out=tmp_path / "runs", results=tmp_path / "results")
+    made.__dict__["pictures"] = patches("train").shard(0, 10)  # 40 of each class
+    return made
+
+
+def test_a_row_is_recorded_once_and_skipped_then(transfer):
+    said = []
+    reproduce("table6", transfer, ["svm(5)", "softmax(7)"], (0, 1), said.append)
+    entries = read("table6", transfer.results)["entries"]
+    assert {(e["row"], e["seed"]) for e in entries} == {
+        (r, s) for r in ("svm(5)", "softmax(7)") for s in (0, 1)
+    }
+    assert all(
+        e["values"]["accuracy"] == pytest.approx(np.mean(e["values"]["each"]), abs=0.1) for e in entries
+    )
+    assert all(e["n"] == 100 for e in entries)
+    assert (
+        len(next(e for e in entries if e["row"] == "svm(5)" and e["seed"] == 0)["values"]["strongest"]) == 10
+    )
+    again = []
+    reproduce("table6", transfer, ["svm(5)", "softmax(7)"], (0, 1), again.append)
+    assert all("is in the ledger" in line for line in again)
+    assert entries == read("table6", transfer.results)["entries"]
+
+
+def test_features_of_other_weights_are_made_again(transfer):
+    reproduce("table6", transfer, ["softmax(7)"], (0,), lambda line: None)
+    path = transfer.results / "table6.json"
+    stale = "0" * 64
+    path.write_text(path.read_text().replace(transfer.source[1]["sha256"], stale))
+    reproduce("table6", transfer, ["softmax(7)"], (0,), lambda line: None)
+    [entry] = read("table6", transfer.results)["entries"]
+    assert entry["weights_sha256"] == transfer.source[1]["sha256"]
+
+
+def test_all_of_a_curve_is_one_entry(transfer):
+    reproduce("fig7", transfer, ["random, layer 7"], (0, 1), lambda line: None)
+    entries = read("fig7", transfer.results)["entries"]
+    assert [e["values"]["per class"] for e in entries] == [[1, 2, 3, 5, 7, 10, 15, 20, 25, 30]] * 2
+    assert {e["weights_sha256"] for e in entries} == {None}
+    [(name, points)] = mean_curves(entries).items()
+    assert (name, len(points), points[0][0]) == ("random, layer 7", 10, 1.0)
+
+
+def test_a_network_is_trained_from_scratch_and_judged(transfer):
+    said = []
+    reproduce("table3", transfer, ["scratch"], (0,), said.append)
+    entries = read("table3", transfer.results)["entries"]
+    assert sorted(e["config"]["per class"] for e in entries) == [15, 30]
+    assert all(len(e["values"]["each"]) == 10 and len(e["weights_sha256"]) == 64 for e in entries)
+    reproduce("table3", transfer, ["scratch"], (0,), said.append)
+    assert said[-2:] == [f"table3, scratch, split 0, {k} per class: is in the ledger" for k in (15, 30)]
+
+
+def test_average_precision_of_voc_is_recorded_by_class(tmp_path, source, devkit, monkeypatch):
+    monkeypatch.setenv("ZFCORE_DATA", str(devkit))
+    command = [
+        "reproduce",
+        "table5",
+        "--data",
+        "voc2007",
+        "--weights",
+        str(source),
+        "--row",
+        "pretrained, layer 5",
+    ]
+    result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "runs"), "--results", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    [entry] = read("table5", tmp_path)["entries"]
+    assert list(entry["values"]["average precision"]) == list(VOC_CLASSES)
+    assert entry["config"]["rule"] == "11-point"
+    assert 0 < entry["values"]["mean"] <= 100
+
+
+def test_dropped_duplicates_want_a_ledger_of_duplicates(transfer):
+    dropped = Transfer("caltech101", transfer.weights, "dropped", results=transfer.results)
+    with pytest.raises(FileNotFoundError, match="zfcore duplicates tiny-imagenet caltech101 --record"):
+        _ = dropped.left_out
+
+
+# ------------------------------------------------------------------------------ what is told
+def test_rows_are_compared_over_the_splits_that_both_have():
+    entries = [
+        {"row": row, "seed": s, "values": {"accuracy": a}, "config": {"per class": 30}}
+        for row, found in (("a", [60, 62, 61]), ("b", [50, 51, 50, 90]))
+        for s, a in enumerate(found)
+    ]
+    assert accuracies(entries, "a", **{"per class": 15}) == {}
+    assert compare(entries, "a", "b").mean == pytest.approx(32 / 3)
+    assert in_words(compare(entries, "a", "b"), "a", "b").startswith("a is above b by 10.7 points")
+    assert in_words(compare(entries, "a", "c"), "a", "c") == "a against c: **not run yet**"
+    assert "cannot be told apart" in in_words(paired([1, 3.0], [2, 2.0]), "a", "b")
+    assert (spread([]), spread([5.0]), spread([5.0, 7.0])) == ("–", "5.0 (one split)", "6.0 ± 1.4")
+
+
+def test_the_strongest_maps_are_those_whose_parts_are_largest():
+    features = torch.tensor([[1.0, 1, 0, 0], [0, 0, 1, 1]])  # two maps of two cells
+    head = Head(
+        "svm", torch.tensor([[2.0, 0], [1, 0], [0, 1], [0, 5]]), torch.zeros(2), torch.arange(2), 1.0, {}
+    )
+    found = strongest_maps(head, features, torch.arange(2), ("x", "y"), maps=2, k=1)
+    assert found == {"x": [(0, 1.5)], "y": [(1, 3.0)]}
+
+
+def test_few_shot_curves_rise(source):
+    labels = torch.arange(3).repeat_interleave(40)
+    x = torch.randn(120, 10, generator=torch.Generator().manual_seed(0)) + 1.5 * torch.eye(10)[labels]
+    curve = few_shot({"x": x}, labels, (1, 30), draws=3)["x"]
+    assert curve[1][1] > curve[0][1] > 33
+
+
+# ------------------------------------------------------------------------------ the shell
+def test_the_shell_learns_classes_of_ones_own(tmp_path, source):
+    for n, name in enumerate(("dark", "light")):
+        for i in range(6):
+            draw(tmp_path / "mine" / name / f"{i}.png", (60 + 120 * n + i, 90, 100))
+    options = ["--weights", str(source), "--head", "svm", "--out", str(tmp_path / "p.csv")]
+    result = CliRunner().invoke(app, ["transfer", str(tmp_path / "mine"), *options])
+    assert result.exit_code == 0, result.output
+    assert "100.0 %  mean of the classes; 8 pictures to learn from, 4 to test" in result.output
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 5
+
+
+def test_layers_of_table6_are_the_papers():
+    assert LAYERS == (1, 2, 3, 4, 5, 7)
+    assert json.dumps(entries_of("no-such-table", "caltech101", "0")) == "[]"

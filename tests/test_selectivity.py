@@ -1,0 +1,221 @@
+"""Purity, likeness and decoding: against loops over sets and pairs, and where the answer is known."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from zfcore import selectivity as room
+from zfcore.data import patches
+from zfcore.gallery import Gallery
+from zfcore.ledger import read
+from zfcore.model import build, initialize_, load
+from zfcore.selectivity import (
+    correlations,
+    decoded,
+    decoding,
+    diversity,
+    fig2_entries,
+    interval,
+    layer_ends,
+    purity,
+    purity_by_chance,
+    purity_of,
+    put_at,
+    rise,
+    untrained,
+)
+from zfcore.view import Viewer
+
+steady = settings(deadline=None, derandomize=True, max_examples=40)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def viewer():
+    torch.manual_seed(0)
+    model = build("zfnet-64", 10, width=0.1)
+    initialize_(model, "he")
+    card = {"architecture": "zfnet-64", "num_classes": 10, "width": 0.1, "sha256": "0" * 64}
+    card |= {"input_size": 56, "resize": 64, "scale": 64.0, "mean": torch.full((3, 64, 64), 118.0)}
+    return Viewer(model.eval(), card)
+
+
+# ------------------------------------------------------------------------------ purity
+@steady
+@given(st.lists(st.lists(st.integers(0, 4), min_size=9, max_size=9), min_size=1, max_size=4))
+def test_purity_is_what_a_count_of_the_labels_gives(sets):
+    shares, entropies = purity(torch.tensor(sets))
+    for labels, share, entropy in zip(sets, shares, entropies, strict=True):
+        counts = np.array(list(Counter(labels).values()))
+        assert share == pytest.approx(counts.max() / 9)
+        assert entropy == pytest.approx(stats.entropy(counts, base=2), abs=1e-12)
+
+
+def test_chance_is_what_random_sets_without_repeats_give():
+    labels = torch.arange(40) % 4
+    found = purity_by_chance(labels, maps=20, k=9, draws=300)
+    draw = np.random.default_rng(1)
+    sets = [labels[draw.choice(40, 9, replace=False)] for _ in range(6000)]
+    shares, entropies = purity(torch.stack(sets))
+    assert found["share"]["mean"] == pytest.approx(float(shares.mean()), abs=0.01)
+    assert found["entropy"]["mean"] == pytest.approx(float(entropies.mean()), abs=0.02)
+    width = 2 * 1.96 * float(shares.std()) / math.sqrt(20)
+    assert found["share"]["high"] - found["share"]["low"] == pytest.approx(width, rel=0.25)
+
+
+def test_a_set_of_all_pictures_has_no_repeats():
+    found = purity_by_chance(torch.arange(9), maps=2, draws=20)
+    assert list(found["share"].values()) == pytest.approx([1 / 9] * 3)
+
+
+def test_an_interval_holds_the_mean_of_most_samples():
+    draw, held = np.random.default_rng(0), 0
+    for _ in range(60):
+        found = interval(draw.normal(3, 1, 40))
+        held += found["low"] <= 3 <= found["high"]
+    assert held >= 52
+    assert interval(np.array([2.0])) == {"mean": 2.0, "low": 2.0, "high": 2.0}
+
+
+def test_a_rise_is_the_slope_of_the_means():
+    draw = np.random.default_rng(0)
+    layers = [draw.normal(0.1 * depth, 0.05, 60) for depth in range(5)]
+    found = rise(layers)
+    assert found["mean"] == pytest.approx(np.polyfit(range(5), [v.mean() for v in layers], 1)[0])
+    assert 0 < found["low"] < 0.1 < found["high"]
+    flat = rise([draw.normal(0, 1, 60) for _ in range(5)])
+    assert flat["low"] < 0 < flat["high"]
+
+
+def test_silent_maps_are_counted_apart(viewer):
+    some = patches("val").take(torch.arange(0, 1000, 10))
+    gallery = Gallery.of(viewer, some)
+    wall = gallery.layers["layer 4"]
+    wall.hits[0] = (*wall.hits[0][:8], None)
+    found = purity_of(gallery, some)["layer 4"]
+    whole = [hits for hits in wall.hits.values() if all(hits)]
+    assert found["silent"] >= 1
+    assert found["maps"] == len(whole) == len(wall.hits) - found["silent"]
+    commonest = [Counter(hit.label for hit in hits).most_common(1)[0][1] / 9 for hits in whole]
+    assert found["share"]["mean"] == pytest.approx(np.mean(commonest))
+
+
+# ------------------------------------------------------------------------------ diversity
+@steady
+@given(st.integers(0, 2**20), st.integers(1, 4), st.integers(1, 4))
+def test_likeness_is_the_correlation_over_common_pixels(seed, m, n):
+    draw = np.random.default_rng(seed)
+    a, b = (draw.integers(0, 256, (k, 5, 5, 3), np.uint8) for k in (m, n))
+    in_a, in_b = (draw.random((k, 5, 5)) < 0.8 for k in (m, n))
+    found = correlations(a, b, in_a, in_b)
+    for i in range(m):
+        for j in range(n):
+            common = in_a[i] & in_b[j]
+            expected = np.corrcoef(a[i][common].ravel(), b[j][common].ravel())[0, 1] if common.any() else 0
+            assert found[i, j] == pytest.approx(expected, abs=1e-9)
+
+
+def test_pictures_without_contrast_are_like_nothing():
+    flat, inside = np.full((1, 4, 4, 3), 128, np.uint8), np.ones((1, 4, 4), bool)
+    assert correlations(flat, flat, inside, inside) == 0
+    assert correlations(flat, flat, inside, ~inside) == 0
+
+
+def test_diversity_is_the_mean_over_the_pairs_of_a_map(viewer):
+    gallery = Gallery.of(viewer, patches("val").take(torch.arange(0, 1000, 10)))
+    found = diversity(gallery)
+    wall = gallery.layers["layer 2"]
+    whole = [f for f in wall.features if all(wall.hits[f])]
+    assert found["layer 2"]["maps"] == len(whole)
+    expected = []
+    for feature in whole:
+        cells, inside = gallery.patches("layer 2", feature), wall.inside(feature)
+        pairs = [(i, j) for i in range(9) for j in range(i)]
+        expected.append(
+            np.mean(
+                [
+                    np.corrcoef(*(cells[n][inside[i] & inside[j]].ravel() for n in (i, j)))[0, 1]
+                    for i, j in pairs
+                ]
+            )
+        )
+    assert found["layer 2"]["patches"]["mean"] == pytest.approx(np.mean(expected))
+    parts = found["layer 2"]
+    assert parts["difference"]["mean"] == pytest.approx(
+        parts["patches"]["mean"] - parts["projections"]["mean"]
+    )
+
+
+# ------------------------------------------------------------------------------ decoding
+def test_what_is_linear_is_decoded_and_noise_is_not():
+    draw = np.random.default_rng(0)
+    features, noise = draw.normal(size=(200, 30)), draw.normal(size=(200, 2))
+    linear = features @ draw.normal(size=(30, 2)) + 5
+    assert np.corrcoef(decoded(features, linear)[:, 0], linear[:, 0])[0, 1] > 0.99
+    assert decoded(features, linear).mean() == pytest.approx(linear.mean(), abs=0.2)
+    assert ((decoded(features, noise) - noise) ** 2).mean() > 0.9 * noise.var()
+
+
+def test_pictures_are_put_where_they_shall_be():
+    x = torch.rand(3, 3, 10, 10) + 1
+    places = torch.tensor([[0, 0], [4, 2], [4, 4]])
+    found = put_at(x, places, 6)
+    small = F.interpolate(x, size=(6, 6), mode="bilinear", antialias=True)
+    for picture, reduced, (top, left) in zip(found, small, places.tolist(), strict=True):
+        torch.testing.assert_close(picture[:, top : top + 6, left : left + 6], reduced)
+        assert (picture != 0).sum() == 3 * 36
+
+
+def test_the_end_of_a_layer_is_after_pooling_and_norm(viewer):
+    ends = layer_ends(viewer.model)
+    paths = viewer.model.architecture.named_layers()
+    expected = ["norm1", "norm2", "relu3", "relu4", "pool5", "relu6", "relu7"]
+    assert list(ends.values()) == [paths[label] for label in expected]
+    assert list(ends) == [f"layer {n}" for n in range(1, 8)]
+
+
+def test_place_is_decoded_from_random_features_of_layer_1(viewer):
+    some = patches("val").take(torch.arange(0, 1000, 5))
+    found = decoding(viewer, some, {"layer 1": layer_ends(viewer.model)["layer 1"]})["layer 1"]
+    assert found["place"]["mean"] > 0.4
+    assert found["label"]["mean"] > 0.15  # of ten photographs
+    assert found["features"] == 36 * viewer.model.features[0].out_channels
+
+
+def test_the_untrained_network_is_the_same_for_a_seed_and_leaves_the_generator_alone(viewer):
+    state = torch.random.get_rng_state()
+    one, same, other = (untrained(viewer, seed) for seed in (0, 0, 1))
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert one.card["sha256"] == same.card["sha256"] != other.card["sha256"]
+    assert one.layers == viewer.layers
+
+
+# ------------------------------------------------------------------------------ the ledger
+def test_every_row_of_fig2_is_measured(viewer, monkeypatch, tmp_path):
+    monkeypatch.setattr(room, "CLASSES", 4)
+    some = patches("val").take(torch.arange(0, 1000, 8))
+    entries = list(fig2_entries(viewer, some, lambda seen, album: tmp_path / f"{seen.card['sha256']}"))
+    rows = ["purity", "diversity", "decoding", "purity, random weights", "decoding, random weights"]
+    assert [entry["row"] for entry in entries] == rows
+    assert len(list(tmp_path.iterdir())) == 2
+    for entry in entries:
+        assert entry["values"]["layer 5"]
+        assert entry["seconds"] >= 0
+    assert entries[0]["weights_sha256"] != entries[3]["weights_sha256"]
+    assert entries[2]["n"] < entries[0]["n"] == len(some)
+    assert entries[2]["config"]["classes"] == 4
+
+
+def test_the_books_numbers_belong_to_the_weights_that_ship():
+    entries = {entry["row"]: entry for entry in read("fig2")["entries"]}
+    shipped = load("zfnet-64")[1]["sha256"]
+    assert {
+        row: entries[row]["weights_sha256"] for row in ["purity", "diversity", "decoding"]
+    } == dict.fromkeys(["purity", "diversity", "decoding"], shipped)

@@ -1,0 +1,192 @@
+"""Features of any layer, and heads on them that are the ones scikit-learn would find."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import LinearSVC
+from torch import nn
+
+from zfcore.model import build
+from zfcore.trace import trace
+from zfcore.transfer import STRENGTHS, Head, Span, end_of_layer, extract_features, fit_softmax, fit_svm
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+HEADS = {"softmax": fit_softmax, "svm": fit_svm}
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return build("zfnet-64", num_classes=7, width=0.1)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return torch.randn(70, 3, 56, 56, generator=torch.Generator().manual_seed(1))
+
+
+# ------------------------------------------------------------------------------ features
+ENDS = {1: "norm1", 2: "norm2", 3: "relu3", 4: "relu4", 5: "pool5", 6: "relu6", 7: "relu7"}
+
+
+@pytest.mark.parametrize(("number", "role"), ENDS.items())
+def test_a_layer_ends_after_its_pooling_and_norm(network, number, role):
+    assert end_of_layer(network, f"layer {number}") == network.architecture.named_layers()[role]
+
+
+def test_where_the_norm_comes_first_the_pooling_ends_the_layer():
+    alexnet = build("alexnet-64", width=0.1)
+    assert end_of_layer(alexnet, "layer 1") == alexnet.architecture.named_layers()["pool1"]
+
+
+def test_a_layer_that_is_not_there_is_told_with_those_there_are(network):
+    with pytest.raises(ValueError, match="has 1, 2, 3, 4, 5, 6, 7"):
+        end_of_layer(network, "layer 9")
+    with pytest.raises(ValueError, match=r"networks of zfcore\.model; Sequential has: 0, 1"):
+        extract_features(nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU()), [torch.zeros(1, 3, 8, 8)], "layer 1")
+    with pytest.raises(ValueError, match=r"no layer 'features\.99'"):
+        extract_features(network, [torch.zeros(1, 3, 56, 56)], "features.99")
+
+
+@settings(deadline=None, max_examples=8, derandomize=True)
+@given(size=st.integers(1, 70))
+def test_features_do_not_depend_on_the_loaders_batches(network, pictures, size):
+    whole = extract_features(network, [pictures], "layer 5")
+    assert torch.equal(extract_features(network, pictures.split(size), "layer 5"), whole)
+
+
+def test_features_are_the_activations_flattened(network, pictures):
+    names = ["layer 2", "classifier.1"]
+    found = extract_features(network, [(pictures[:5], "labels are not looked at")], names, batch_size=5)
+    paths = ["features.7", "classifier.1"]
+    plain = trace(network).activations(pictures[:5], paths)
+    for name, path in zip(names, paths, strict=True):
+        torch.testing.assert_close(found[name], plain[path].detach().flatten(1))
+
+
+@pytest.mark.parametrize("batches", [1, 7])
+def test_large_features_are_the_same_from_the_disk(network, pictures, tmp_path, batches):
+    loader = pictures.split(-(-70 // batches))
+    here = extract_features(network, loader, ["layer 1", "layer 7"], batch_size=8)
+    spilled = extract_features(network, loader, ["layer 1", "layer 7"], batch_size=8, memory=1000)
+    stored = extract_features(network, loader, ["layer 1", "layer 7"], batch_size=8, folder=tmp_path)
+    for name, features in here.items():
+        assert torch.equal(features, spilled[name])
+        assert torch.equal(features, stored[name])
+        assert np.array_equal(np.load(tmp_path / f"{name}.npy"), features.numpy())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["layer 1.npy", "layer 7.npy"]
+
+
+def test_features_of_nothing_are_refused(network):
+    with pytest.raises(ValueError, match="no picture"):
+        extract_features(network, [], "layer 1")
+
+
+# ------------------------------------------------------------------------------ the span
+@pytest.mark.parametrize(("n", "d"), [(30, 200), (200, 30), (40, 40)])
+def test_a_span_keeps_every_inner_product(n, d):
+    x = np.random.default_rng(0).normal(2, 1, (n, d))
+    x[1] = x[0]  # a duplicate costs a dimension and nothing else
+    span = Span(x)
+    centred = x - x.mean(0)
+    np.testing.assert_allclose(span.z @ span.z.T, centred @ centred.T, atol=1e-9)
+    np.testing.assert_allclose(span.z.T @ span.z, np.diag(span.moments), atol=1e-8)
+    assert span.z.shape[1] == np.linalg.matrix_rank(centred)
+    weights = np.random.default_rng(1).normal(size=(span.z.shape[1], 3))
+    np.testing.assert_allclose(centred @ span.lift(weights), span.z @ weights, atol=1e-9)
+
+
+# ------------------------------------------------------------------------------ heads
+def blobs(n=150, d=20, classes=4, seed=0, spread=1.5):
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(0, classes, n)
+    centres = draw.normal(size=(classes, d))
+    return centres[labels] + spread * draw.normal(size=(n, d)) + 3, labels
+
+
+def by_scikit(kind, x, y, strength):
+    c = 1 / (len(x) * strength * ((x - x.mean(0)) ** 2).sum(1).mean())
+    if kind == "softmax":
+        return LogisticRegression(C=c, tol=1e-10, max_iter=10_000).fit(x, y)
+    centred = x - x.mean(0)  # liblinear shrinks the intercept too, the less the larger its scale
+    return LinearSVC(C=c, tol=1e-10, max_iter=100_000, dual=False, intercept_scaling=1000).fit(centred, y)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("strength", [1e-1, 1e-3])
+@pytest.mark.parametrize("shape", [(150, 20), (60, 300)])
+def test_a_head_is_the_one_scikit_learn_finds(kind, strength, shape):
+    x, y = blobs(*shape)
+    mine = HEADS[kind](x, y, strengths=[strength]).decision(x)
+    theirs = by_scikit(kind, x, y, strength)
+    theirs = theirs.decision_function(x if kind == "softmax" else x - x.mean(0))
+    if kind == "softmax":  # a constant added to all classes changes no probability
+        mine, theirs = (scores - scores.mean(1, keepdims=True) for scores in (mine, theirs))
+    np.testing.assert_allclose(mine, theirs, atol=2e-3 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_head_hands_back_what_it_was_given(kind):
+    x, y = blobs()
+    names = np.array([10, -3, 7, 90])[y]
+    arrays, tensors = HEADS[kind](x, names), HEADS[kind](torch.from_numpy(x), torch.from_numpy(names))
+    assert isinstance(arrays.predict(x), np.ndarray)
+    assert isinstance(tensors.predict(torch.from_numpy(x)), torch.Tensor)
+    assert set(arrays.predict(x).tolist()) <= {10, -3, 7, 90}
+    np.testing.assert_allclose(arrays.decision(x), tensors.decision(torch.from_numpy(x)).numpy(), atol=1e-12)
+    assert arrays.decision(x.astype(np.float32)).dtype == np.float32
+    assert (arrays.predict(x) == names).mean() > 0.8
+
+
+def test_heads_on_one_span_are_those_on_its_features():
+    x, y = blobs(60, 300)
+    span = Span(x)
+    for fit in HEADS.values():
+        np.testing.assert_array_equal(fit(span, y).decision(x), fit(x, y).decision(x))
+
+
+def test_the_strength_is_chosen_by_pictures_that_were_held_out():
+    x, y = blobs(400, 60, spread=4)
+    head = fit_softmax(x, y)
+    assert head.strength == max(head.tried, key=lambda s: (head.tried[s], s))
+    assert set(head.tried) <= set(STRENGTHS)
+    assert fit_softmax(x, y, seed=1).tried != head.tried
+
+
+def test_one_picture_of_each_class_is_enough():
+    head = fit_softmax(np.eye(3), np.arange(3))
+    assert head.tried == {}
+    assert head.predict(np.eye(3)).tolist() == [0, 1, 2]
+
+
+def test_the_same_picture_under_two_labels_is_held_out_as_one():
+    from zfcore.transfer import _held_out
+
+    y, groups = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1]), np.array([0, 1, 2, 3, 4, 0, 1, 2, 3, 4])
+    held = _held_out(y, groups, 0)
+    assert held.sum() < 10
+    assert set(groups[held]).isdisjoint(groups[~held])
+
+
+FAULTS = [
+    (np.zeros((3, 2, 2)), [0, 1, 1], r"features are \(N, D\)"),
+    (np.zeros((0, 2)), [], "no features to learn from"),
+    (np.full((3, 2), np.nan), [0, 1, 1], "not finite"),
+    (np.eye(3), [0, 1], "labels of shape"),
+    (np.eye(3), [1, 1, 1], "one class"),
+]
+
+
+@pytest.mark.parametrize(("features", "labels", "fault"), FAULTS)
+def test_what_cannot_be_learned_from_is_refused(features, labels, fault):
+    with pytest.raises(ValueError, match=fault):
+        fit_softmax(features, labels)
+
+
+def test_features_of_another_layer_are_refused():
+    head = Head("svm", np.zeros((4, 2)), np.zeros(2), np.arange(2), 1.0, {})
+    with pytest.raises(ValueError, match="features of 5 numbers for a head of 4"):
+        head.decision(np.zeros((1, 5)))

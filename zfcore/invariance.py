@@ -1,0 +1,235 @@
+r"""How far the features of a picture move when the picture is shifted, scaled or turned.
+
+The picture :math:`x` is transformed by a varying amount :math:`v`, and the features :math:`f_l` of every
+layer are compared with those of the original by their Euclidean distance
+
+.. math:: d_l(v) = \lVert f_l(T_v x) - f_l(x) \rVert .
+
+Layers differ in size and units, so distances of two layers are compared after division by what that
+layer makes of another picture altogether: its :class:`FeatureScale`.spread. A ratio of 1 then means that the
+transformed picture is as far away as a different one.
+
+What enters the picture from outside is 0, which is the mean picture where the mean has been subtracted;
+between pixels values are interpolated linearly.
+
+Source: Zeiler & Fergus, arXiv:1311.2901v3, §4 "Feature Invariance" and its Fig. 5; the published version
+(doi:10.1007/978-3-319-10590-1_53) has it in one sentence.
+
+Example::
+
+    import torch
+    from zfcore.invariance import invariance_curves
+    from zfcore.model import build
+    images = torch.randn(5, 3, 56, 56)
+    distances, probabilities = invariance_curves(
+        build("zfnet-64"), images, "rotate", range(0, 360, 10), ["features.3", "classifier.4"]
+    )
+    distances["classifier.4"]           # (5, 36)
+    probabilities[:, :, 285]            # (5, 36): of class 285
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from zfcore.trace import trace
+
+TRANSFORMS = ("translate", "scale", "rotate")
+
+
+def amounts(transform: str, side: int) -> list[float]:
+    """The paper's range of a transformation, for pictures of ``side`` pixels.
+
+    ``"translate"``: −60 to 60 pixels in steps of 10 for pictures of 224, and in proportion for others, to the
+    nearest whole pixel: a shift by half a pixel also blurs, and the blur would be taken for the shift;
+    ``"scale"``: 1 to 1.8 in steps of 0.1; ``"rotate"``: 0 to 350 degrees in steps of 10.
+    """
+    _check(transform)
+    return {
+        "translate": [float(round(side * pixels / 224)) for pixels in range(-60, 61, 10)],
+        "scale": [1 + tenths / 10 for tenths in range(9)],
+        "rotate": [float(degrees) for degrees in range(0, 360, 10)],
+    }[transform]
+
+
+def warp(images: Tensor, transform: str, value: float) -> Tensor:
+    """Shift, scale or turn pictures about their centre, keeping their size; what comes in is 0.
+
+    Parameters
+    ----------
+    images
+        (N, C, H, W), floating point.
+    transform, value
+        ``"translate"``: pixels downward; ``"scale"``: factor, larger than 1 enlarges; ``"rotate"``: degrees
+        counter-clockwise.
+
+    Returns
+    -------
+    Tensor
+        (N, C, H, W). Each pixel is interpolated linearly between the four nearest, those outside being 0;
+        a shift by whole pixels, a scale of 1 and quarter turns move pixels as they are.
+
+    Raises
+    ------
+    ValueError
+        Unknown transformation, or a scale that is not positive.
+    """
+    _check(transform)
+    if transform == "scale" and not value > 0:
+        raise ValueError(f"the scale is {value}; a factor above 0 is accepted")
+    height, width = images.shape[2:]
+    # Coordinates in double precision: a hundredth of a pixel beside the grid would blur a whole shift.
+    exact = {"device": images.device, "dtype": torch.float32 if images.is_mps else torch.float64}
+    y = torch.arange(height, **exact)[:, None] - (height - 1) / 2
+    x = torch.arange(width, **exact)[None, :] - (width - 1) / 2
+    match transform:  # where in the picture each pixel comes from, measured from its centre
+        case "translate":
+            y, x = torch.broadcast_tensors(y - value, x)
+        case "scale":
+            y, x = torch.broadcast_tensors(y / value, x / value)
+        case "rotate":
+            cosine, sine = math.cos(math.radians(value)), math.sin(math.radians(value))
+            y, x = cosine * y + sine * x, cosine * x - sine * y
+    grid = torch.stack((2 * x / width, 2 * y / height), -1)  # (H, W, 2), the edges of the picture at ±1
+    grid = grid.expand(len(images), -1, -1, -1)
+    warped = F.grid_sample(images.to(exact["dtype"]), grid, align_corners=False)
+    return torch.empty_like(images).copy_(warped)  # in the memory format of the images
+
+
+@torch.no_grad()
+def invariance_curves(
+    model: nn.Module,
+    images: Tensor,
+    transform: str,
+    values: Iterable[float],
+    layers: Iterable[str],
+    *,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Transform pictures by varying amounts; measure how far the features move, and what the network says.
+
+    Parameters
+    ----------
+    model
+        From pictures to logits (N, classes); any network that :func:`zfcore.trace.trace` follows, asked as
+        in evaluation mode.
+    images
+        (N, C, H, W), of the network's dtype and on its device, the mean subtracted.
+    transform, values
+        ``"translate"`` by pixels downward, ``"scale"`` by factors, ``"rotate"`` by degrees counter-clockwise.
+    layers
+        Names out of ``trace(model).layers``, maps or units.
+    batch_size
+        Pictures at a time; memory does not grow with N or the values beyond the results.
+
+    Returns
+    -------
+    distances, probabilities
+        ``{layer: (N, len(values))}``, Euclidean distances in units of the layer; and (N, len(values),
+        classes), the softmax of the logits. On the CPU.
+
+    Raises
+    ------
+    ValueError
+        Unknown transformation or layer, or pictures that do not fit; the message says what there is.
+    """
+    _check(transform)
+    values, layers, followed = list(values), list(layers), trace(model)
+    *_, last = followed.layers
+    distances = {layer: torch.empty(len(images), len(values), dtype=images.dtype) for layer in layers}
+    probabilities = []
+    with tqdm(total=len(images) * len(values), desc=transform, disable=not progress, leave=False) as bar:
+        for first in range(0, len(images), batch_size):
+            some = images[first : first + batch_size]
+            original = followed.activations(some, layers)
+            of_some = []
+            for column, value in enumerate(values):
+                moved = followed.activations(warp(some, transform, value), {*layers, last})
+                for layer in layers:
+                    difference = moved[layer] - original[layer]
+                    away = torch.linalg.vector_norm(difference, dim=tuple(range(1, difference.ndim)))
+                    distances[layer][first : first + batch_size, column] = away.cpu()
+                of_some.append(moved[last].softmax(1).cpu())
+                bar.update(len(some))
+            probabilities.append(torch.stack(of_some, 1) if of_some else images.new_empty(len(some), 0, 0))
+    return distances, torch.cat(probabilities)
+
+
+@dataclass(frozen=True)
+class FeatureScale:
+    """What distances of a layer are measured by: its features' own length, and how far pictures are apart.
+
+    ``norms`` (N,): the Euclidean norm of each picture's features. ``spread``: the root mean square of
+    the distance between the features of two different pictures.
+    """
+
+    norms: Tensor
+    spread: float
+
+
+@torch.no_grad()
+def feature_scales(
+    model: nn.Module, images: Tensor, layers: Iterable[str], *, batch_size: int = 32
+) -> dict[str, FeatureScale]:
+    r"""The scales on which distances of different layers compare, over N ≥ 2 pictures.
+
+    Of all pairs :math:`i \ne j` the mean of :math:`\lVert f_i - f_j \rVert^2` is
+    :math:`\frac{2}{N-1} \sum_i \lVert f_i - \bar f \rVert^2`, so one pass is enough. Parameters and errors as
+    in :func:`invariance_curves`; ``ValueError`` also for fewer than two pictures.
+    """
+    if len(images) < 2:
+        raise ValueError(f"a distance between pictures needs two of them; got {len(images)}")
+    followed, layers = trace(model), list(layers)
+    squares: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+    sums: dict[str, Tensor] = {}
+    for some in images.split(batch_size):
+        for layer, maps in followed.activations(some, layers).items():
+            features = maps.flatten(1)
+            squares[layer].append(features.double().square().sum(1).cpu())
+            sums[layer] = sums.get(layer, 0) + features.double().sum(0).cpu()
+    scales = {}
+    for layer in layers:
+        of_each, n = torch.cat(squares[layer]), len(images)
+        around_mean = of_each.sum() - sums[layer].square().sum() / n
+        scales[layer] = FeatureScale(of_each.sqrt(), float(2 * around_mean.clamp_min(0) / (n - 1)) ** 0.5)
+    return scales
+
+
+@torch.no_grad()
+def rotational_symmetry(images: Tensor, degrees: Sequence[float] = tuple(range(10, 360, 10))) -> Tensor:
+    """How alike pictures are to themselves turned: the mean correlation over the angles, (N,) in [-1, 1].
+
+    Only the disc that stays inside the picture is compared; 1 is a picture of rings. A picture that is one
+    colour throughout has no pattern to compare, and gets 0.
+
+    Parameters
+    ----------
+    images
+        (N, C, H, W), floating point.
+    """
+    height, width = images.shape[2:]
+    y = torch.arange(height, device=images.device)[:, None] - (height - 1) / 2
+    x = torch.arange(width, device=images.device)[None, :] - (width - 1) / 2
+    disc = y.square() + x.square() <= ((min(height, width) - 1) / 2) ** 2
+
+    def pattern(pictures: Tensor) -> Tensor:
+        inside = pictures.double()[:, :, disc].flatten(1)
+        inside = inside - inside.mean(1, keepdim=True)
+        return inside / inside.norm(dim=1, keepdim=True).clamp_min(1e-12)
+
+    original = pattern(images)
+    every = [(pattern(warp(images, "rotate", angle)) * original).sum(1) for angle in degrees]
+    return torch.stack(every).mean(0).to(images.dtype)
+
+
+def _check(transform: str) -> None:
+    if transform not in TRANSFORMS:
+        raise ValueError(f"unknown transformation {transform!r}; known: {', '.join(TRANSFORMS)}")
