@@ -20,6 +20,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
+from matplotlib.ticker import MaxNLocator
 
 WIDTH = 7.2
 MAPS = "viridis"
@@ -316,6 +317,8 @@ def curves(
                 words, (1, height), (-2, 2), axes.get_yaxis_transform(), "offset points",
                 ha="right", va="bottom", fontsize=8, color="#444444",
             )  # fmt: skip
+        if x is None:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(xlabel if isinstance(xlabel, str) else xlabel[ylabel])
         axes.set_ylabel(ylabel)
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0] if min(map(min, lines.values())) < 0 else 0.0))
