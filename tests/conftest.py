@@ -35,6 +35,11 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+def pytest_collection_modifyitems(items):
+    """Tests with a browser come last: while it is open its event loop counts as running, and no other may."""
+    items.sort(key=lambda item: "browser" in item.fixturenames)
+
+
 @pytest.fixture(scope="session")
 def browser():
     """The one Chromium of all tests: a second one beside it would want an event loop of its own."""
