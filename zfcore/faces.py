@@ -36,7 +36,7 @@ from torch import Tensor
 from zfcore.correspondence import PLACES, Comparison, Correspondence, correspondence, jackknife
 from zfcore.data import data_root, decode, photographs, to_input
 from zfcore.ledger import RESULTS, provenance
-from zfcore.model import build, initialize_, load
+from zfcore.model import load, untrained
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,7 @@ def correspondence_entries(
         Weights or pictures are not on this machine.
     """
     network, card = load(weights)
-    torch.manual_seed(seed)
-    random = build(card["architecture"], card["num_classes"], width=card.get("width", 1.0)).eval()
-    initialize_(random, "he")
+    random = untrained(card, seed)
     named = network.architecture.named_layers()
     paths = {title: named[name] for title, name in LAYERS.items()}
     command = (

@@ -48,7 +48,7 @@ from torch import Tensor, nn
 from zfcore.data import VOC_CLASSES, LabelledPictures, caltech, centre_crop, patches, voc
 from zfcore.evaluate import probabilities
 from zfcore.ledger import RESULTS, find, provenance, record
-from zfcore.model import build, initialize_, load, save, write_atomically
+from zfcore.model import build, load, save, untrained, write_atomically
 from zfcore.train import SMALL, Recipe, train
 from zfcore.transfer import Head, Span, extract_features, fit_softmax, fit_svm
 
@@ -296,13 +296,7 @@ class Transfer:
         network, card = self.source
         if kind == "pretrained":
             return network
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            fresh = build(
-                card["architecture"], card["num_classes"], card["input_size"], width=card.get("width", 1.0)
-            )
-            initialize_(fresh, "he")
-        return fresh.eval().to(self.device)
+        return untrained(card).to(self.device)
 
     @cached_property
     def pictures(self) -> LabelledPictures:

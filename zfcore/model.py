@@ -524,6 +524,18 @@ def network_of(card: dict) -> nn.Module:
     return until(network, card["until"]) if "until" in card else network
 
 
+def untrained(card: dict, seed: int = 0) -> nn.Module:
+    """The network that a card describes with He's random weights, in eval mode.
+
+    The global generator is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = network_of(card)
+        initialize_(network, "he")
+    return network.eval()
+
+
 def until(network: ConvNet, layer: str) -> nn.Module:
     """The first layers of a network, up to ``layer`` of its ``named_layers()`` (``"relu2"``), nothing copied.
 

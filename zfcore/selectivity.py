@@ -43,10 +43,10 @@ from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from zfcore import model as networks
 from zfcore.data import Pictures
 from zfcore.gallery import Album, Gallery, inputs
 from zfcore.ledger import provenance
-from zfcore.model import build, initialize_
 from zfcore.view import Viewer
 
 #: Side of the pictures that are put at a random place, as a share of the network's input.
@@ -275,14 +275,10 @@ def decoding(
 # ------------------------------------------------------------------------------ the ledger
 def untrained(viewer: Viewer, seed: int = 0) -> Viewer:
     """The same network with random weights (He's), which tells what the architecture does by itself."""
-    card = viewer.card
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = build(card["architecture"], card["num_classes"], width=card.get("width", 1.0))
-        initialize_(model, "he")
+    card, model = viewer.card, networks.untrained(viewer.card, seed)
     weights = hashlib.sha256(safetensors.torch.save(model.state_dict())).hexdigest()
     device = next(viewer.model.parameters()).device
-    return Viewer(model.eval().to(device), card | {"sha256": weights}, viewer.layers)
+    return Viewer(model.to(device), card | {"sha256": weights}, viewer.layers)
 
 
 def fig2_entries(

@@ -55,7 +55,7 @@ from zfcore.data import LabelledPictures, Picture, data_root, squares, tiny_imag
 from zfcore.deconvnet import Deconvnet
 from zfcore.evaluate import outcomes
 from zfcore.ledger import provenance
-from zfcore.model import build, initialize_, load
+from zfcore.model import load, untrained
 from zfcore.occlusion import occlusion_maps
 
 #: Saliencies of the class, of which :func:`scan` says how much each square covers.
@@ -395,11 +395,11 @@ def occlusion_entries(
     chosen = eligible(network, card, data, inside, pictures, device=device, progress=progress)
     if len(chosen) < 20:
         raise ValueError(f"only {len(chosen)} pictures meet the rule; ask for more, or look at the weights")
-    torch.manual_seed(seed)
-    random = build(card["architecture"], card["num_classes"], width=card.get("width", 1.0))
-    initialize_(random, "he")
     rows = {card["architecture"]: (network, chosen)}
-    rows[f"{card['architecture']}, random weights"] = (random.eval(), chosen[: max(20, pictures // 5)])
+    rows[f"{card['architecture']}, random weights"] = (
+        untrained(card, seed),
+        chosen[: max(20, pictures // 5)],
+    )
     command = (
         f"zfcore sensitivity occlusion --weights {Path(weights).name} --pictures {pictures} --size {size}"
     )
