@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+AXE = Path(__file__).parents[1] / "node_modules" / "axe-core" / "axe.min.js"
 PATIENCE = 120_000  # ms; a busy machine starts a network in half a minute
 
 
@@ -101,6 +103,20 @@ def panels(explorer):
         name: np.asarray(Image.open(io.BytesIO(base64.b64decode(source))).convert("RGB"))
         for name, source in sources
     }
+
+
+def fits_a_phone_and_breaks_no_rule(page, scheme):
+    """Insist that a page is no wider than a phone and, where axe-core is here, that it finds nothing."""
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.emulate_media(color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    if AXE.exists():
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+        found = page.evaluate(
+            "async () => (await axe.run()).violations.map(v => [v.id, v.nodes.map(n => n.html.slice(0, 99))])"
+        )
+        assert not found
+    page.set_viewport_size({"width": 1000, "height": 1200})
 
 
 #: Drop a file on an explorer as a reader does: ``element.evaluate(DROP, [name, base64])``.

@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 import pytest
-from browser import DROP, Reader, drawn, panels
+from browser import DROP, Reader, drawn, fits_a_phone_and_breaks_no_rule, panels
 from PIL import Image
 from test_page import CARD, PICTURES, Elements, small
 
@@ -457,17 +457,7 @@ def test_the_photograph_goes_back_to_the_start(opened):
 # ------------------------------------------------------------------------------ for everyone
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_they_fit_a_phone_and_break_no_rule_of_accessibility(opened, scheme):
-    axe = ROOT / "node_modules" / "axe-core" / "axe.min.js"
-    opened.set_viewport_size({"width": 390, "height": 844})
-    opened.emulate_media(color_scheme=scheme)
-    assert opened.evaluate("document.documentElement.scrollWidth") <= 390
-    if axe.exists():
-        opened.evaluate(axe.read_text(encoding="utf-8"))
-        found = opened.evaluate(
-            "async () => (await axe.run()).violations.map(v => [v.id, v.nodes.map(n => n.html.slice(0, 99))])"
-        )
-        assert not found
-    opened.set_viewport_size({"width": 1000, "height": 1200})
+    fits_a_phone_and_breaks_no_rule(opened, scheme)
 
 
 def test_one_network_serves_all_of_them(opened):
