@@ -300,7 +300,10 @@ const root = document.querySelector('[data-explorer="photo"]');
 const thumb = root.querySelector('[data-photograph="coffee"]');
 thumb.click();
 await wait(() => thumb.getAttribute('aria-pressed') === 'true' && root.getAttribute('aria-busy') === 'false');
-const image = root.querySelector('[data-panel="deconvnet"] img');
+const problem = root.querySelector('.zf-problem');
+if (problem) throw new Error(problem.textContent);
+const image = new Image(); // the one on the page may still show its former picture for a moment
+image.src = root.querySelector('[data-panel="deconvnet"] img').src;
 await image.decode();
 const canvas = document.createElement('canvas');
 [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
