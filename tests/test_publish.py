@@ -120,6 +120,15 @@ def test_a_value_that_is_the_default_leaves_the_chapter_as_written(small_book):
     assert chosen == {notebooks[0]: {}, notebooks[1]: {"feature": 8}}
 
 
+def test_a_chapter_that_asks_is_told_how_long_the_others_took(small_book, no_pages):
+    chapter(
+        small_book / "book" / "01_first.ipynb", "print(sorted(seconds), seconds['index'] > 0)", seconds={}
+    )
+    told = printed(publish(small_book), "01_first")
+    assert told == "['index'] True\n"
+    assert printed(publish(small_book), "01_first") == told  # from the cache too, without running again
+
+
 # ------------------------------------------------------------------------------ the cache
 def unchanged(capsys):
     """How many chapters the last call found unchanged."""

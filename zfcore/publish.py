@@ -45,6 +45,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 # What tqdm writes: "12%|███ | …" with a known total, "3it [00:01, …" without.
 PROGRESS_BAR = re.compile(r"\d+%\|.*\||\d+\w+ \[\d+:\d\d")
 EXPLORERS = "zfcore"  # the folder under _static that holds what explorers run on; load.js knows it too
+TIMES = "seconds"  # a chapter with this parameter is executed last, and told how long each of the others took
 KEPT_RUNS = 4  # executed versions of one chapter: going back to another scale costs nothing
 
 
@@ -123,10 +124,17 @@ def publish(
     notebooks = [page for page in sources if page.suffix == ".ipynb"]
     given = dict(parameters or {}) | ({} if out is None else {"out": str(Path(out).resolve())})
     chosen = _parameters_of_each(notebooks, given)
-    runs = _execute_all(root, chosen, jobs, use_cache=out is None)
-    failed = [run for run in runs.values() if run.failure]
-    if failed:
-        raise BookError("\n\n".join(run.failure for run in failed))
+    last = {notebook for notebook in notebooks if TIMES in known_parameters(notebook)}
+    runs: dict[Path, Execution] = {}
+    for together in filter(
+        None, ([n for n in notebooks if n not in last], [n for n in notebooks if n in last])
+    ):
+        times = {run.chapter: round(run.seconds, 1) for run in runs.values()}
+        wanted = {n: chosen[n] | ({TIMES: times} if n in last else {}) for n in together}
+        runs |= _execute_all(root, wanted, jobs, use_cache=out is None)
+        failed = [run for run in runs.values() if run.failure]
+        if failed:
+            raise BookError("\n\n".join(run.failure for run in failed))
     stage = _stage(root, runs)
     return _build(root, stage)
 
@@ -164,10 +172,10 @@ def _execute_all(
         target = root / "_build" / "executed" / notebook.stem / f"{key}.ipynb"
         if use_cache and target.exists():
             os.utime(target)
-            runs[notebook] = Execution(notebook.stem, target)
+            runs[notebook] = Execution(notebook.stem, target, _seconds(target))
         else:
             waiting.append((notebook, parameters, target))
-    print(f"{len(chosen)} chapters, {len(runs)} unchanged", flush=True)
+    print(f"{len(chosen)} chapter{'s' * (len(chosen) != 1)}, {len(runs)} unchanged", flush=True)
     if not waiting:
         return runs
     jobs = max(1, min(jobs, len(waiting)))
@@ -194,7 +202,6 @@ def _execute(source: Path, parameters: dict[str, Any], target: Path) -> Executio
     """Run one chapter in its own folder; a failure becomes text, and its partial notebook is kept."""
     partial = target.parents[2] / "failed" / source.name
     partial.parent.mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
     failure = ""
     try:
         papermill.execute_notebook(
@@ -212,7 +219,7 @@ def _execute(source: Path, parameters: dict[str, Any], target: Path) -> Executio
         failure = _describe(source, error, bool(parameters), partial)
     except Exception as error:  # a kernel that dies or never starts: whatever it is, name the chapter
         failure = f"{source.stem}: {type(error).__name__}: {error}"
-    seconds = time.perf_counter() - start
+    seconds = _seconds(partial) if partial.exists() else 0.0
     if failure:
         return Execution(source.stem, partial, seconds, failure)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -221,6 +228,11 @@ def _execute(source: Path, parameters: dict[str, Any], target: Path) -> Executio
     for old in newest_first[KEPT_RUNS:]:
         old.unlink()
     return Execution(source.stem, target, seconds)
+
+
+def _seconds(notebook: Path) -> float:
+    """How long an executed notebook took, as papermill wrote into it."""
+    return nbformat.read(notebook, as_version=4).metadata.get("papermill", {}).get("duration") or 0.0
 
 
 def _describe(source: Path, error: papermill.PapermillExecutionError, injected: bool, partial: Path) -> str:
