@@ -1,9 +1,13 @@
 """The three lists of packages agree, and none of them names a place to load from."""
 
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 
@@ -48,3 +52,75 @@ def test_the_lock_pins_one_version_that_pyproject_allows():
 
 def test_the_lock_names_no_host():
     assert not re.search(r"://|@ |--\w", LOCK)
+
+
+#: What only the book and the tests may need, by the names that are imported.
+NOT_OF_THE_PACKAGE = (
+    "jupyter_book", "jupyterlab", "ipywidgets", "IPython", "papermill", "nbformat", "mathjax", "yaml",
+    "captum", "hypothesis", "onnxruntime", "playwright", "pytest", "pytorchcv",
+)  # fmt: skip
+WITHOUT_THEM = f"""
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {NOT_OF_THE_PACKAGE}:
+            raise ModuleNotFoundError(f"{{name}} belongs to the book", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+SAVE = """
+from zfcore.data import photographs
+from zfcore.model import load
+from zfcore.page import save_page
+
+model, card = load("zfnet-64")
+save_page(model, {"coffee": photographs()["coffee"]}, "page.html", card=card)
+import zfcore
+print(zfcore.__file__)
+"""
+SHELL = """
+from zfcore.cli import main
+sys.argv = ["zfcore", "project", "--help"]
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder into which a wheel of this checkout was installed."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source, site = folder / "source", folder / "site"
+    shutil.copytree(ROOT / "zfcore", source / "zfcore", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source]
+    subprocess.run(build, check=True, capture_output=True)
+    [wheel] = folder.glob("*.whl")
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", site, wheel]
+    subprocess.run(install, check=True, capture_output=True)
+    return site
+
+
+def run(script, site, folder):
+    environment = {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1", "HOME": str(folder)}
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", WITHOUT_THEM + script],
+        cwd=folder, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_wheel_saves_a_page_without_what_the_book_needs(installed, tmp_path):
+    done = run(SAVE, installed, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).parents[1] == installed
+    assert 1e6 < (tmp_path / "page.html").stat().st_size < 60e6
+
+
+@pytest.mark.slow
+def test_the_shell_of_a_wheel_needs_nothing_of_the_books(installed, tmp_path):
+    done = run(SHELL, installed, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Example" in done.stdout
+

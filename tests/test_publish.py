@@ -380,3 +380,29 @@ def test_a_book_without_explorers_brings_no_network(tmp_path):
     (tmp_path / "index.html").write_text("<p>Nothing here computes.</p>")
     room._add_networks(SimpleNamespace(outdir=tmp_path, builder=SimpleNamespace(format="html")), None)
     assert [file.name for file in tmp_path.iterdir()] == ["index.html"]
+
+
+# ------------------------------------------------------------------------------ the book itself
+@pytest.mark.slow
+def test_two_cold_builds_give_the_same_figures_and_numbers(tmp_path, pytestconfig, monkeypatch):
+    root, out = tmp_path / "book", tmp_path / "out"  # the same folders both times: pages name them
+    made = []
+    for build in ("first", "second"):
+        for name in ("book", "_config.yml", "_toc.yml", "requirements.lock"):
+            copy = shutil.copytree if (pytestconfig.rootpath / name).is_dir() else shutil.copy
+            (root / name).parent.mkdir(exist_ok=True)
+            copy(pytestconfig.rootpath / name, root / name)
+        monkeypatch.setenv("ZFCORE_CACHE", str(tmp_path / "cache" / build))
+        publish(root, {"scale": "embedded"}, out=out)
+        stage = root / "_build" / "stage"
+        files = [path for folder in (stage, out) for path in folder.rglob("*") if path.is_file()]
+        made.append({path.relative_to(tmp_path): path.read_bytes() for path in files})
+        shutil.rmtree(root)
+        shutil.rmtree(out)
+    first, second = made
+    assert set(first) == set(second)
+    assert sum(path.suffix in (".svg", ".png") for path in first) > 30
+    # the colophon is there to say how long things took
+    assert [path for path in first if first[path] != second[path]] == [
+        path for path in first if path.name == "colophon.ipynb"
+    ]
