@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from browser import DROP, Reader, drawn, firefox, panels
+from browser import DROP, Reader, broken_rules, drawn, firefox, panels
 from PIL import Image
 
 from zfcore.data import photographs
@@ -85,6 +85,14 @@ def test_a_page_fits_a_phone(reader, html, name):
     width, offenders = page.evaluate(OVERFLOW, PHONE["width"])
     assert not offenders
     assert width <= PHONE["width"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_breaks_no_serious_rule_of_accessibility(reader, html, name, scheme):
+    page = reader(chapter(html, name), color_scheme=scheme)
+    serious = [found for found in broken_rules(page) if found[0] in ("serious", "critical")]
+    assert not serious
 
 
 # ------------------------------------------------------------------------------ explorers

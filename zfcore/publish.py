@@ -46,6 +46,18 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 PROGRESS_BAR = re.compile(r"\d+%\|.*\||\d+\w+ \[\d+:\d\d")
 EXPLORERS = "zfcore"  # the folder under _static that holds what explorers run on; load.js knows it too
 TIMES = "seconds"  # a chapter with this parameter is executed last, and told how long each of the others took
+# What the theme leaves without a name, or names otherwise than it looks, and what it becomes.
+MENDED = {
+    ' aria-label="Toggle hidden content"': "",  # the text says it
+    '<summary><span class="toctree-toggle"': '<summary aria-label="sections"><span class="toctree-toggle"',
+    'search-button__button pst-js-only" title="Search" aria-label="Search"': (
+        'search-button__button pst-js-only" title="Search"'
+    ),
+    ' data-mode="light" title="Light"': ' data-mode="light"',  # the button that holds the icon has a name
+    ' data-mode="dark"  title="Dark"': ' data-mode="dark"',
+    ' data-mode="auto"  title="System Settings"': ' data-mode="auto"',
+    'role="doc-biblioentry"': 'role="listitem"',  # the other is out of use, and no child of a list
+}
 KEPT_RUNS = 4  # executed versions of one chapter: going back to another scale costs nothing
 
 
@@ -403,11 +415,23 @@ def _written(html: Path) -> int | None:
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Sphinx's hook: bring along with the pages MathJax, and what their explorers run on."""
+    """Sphinx's hook: bring MathJax and what explorers run on, and mend what screen readers stumble over."""
     app.connect("builder-inited", _add_mathjax)
+    app.connect("build-finished", _mend)
     app.connect("html-page-context", _add_explorer_scripts)
     app.connect("build-finished", _add_networks)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _mend(app: Any, failure: Exception | None) -> None:
+    """Give what the theme draws the names that it lacks; the test with axe-core says what is amiss."""
+    if failure is not None or app.builder.format != "html":
+        return
+    for page in Path(app.outdir).rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        for amiss, mended in MENDED.items():
+            text = text.replace(amiss, mended)
+        page.write_text(text, encoding="utf-8")
 
 
 def _add_mathjax(app: Any) -> None:
