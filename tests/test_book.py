@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from zfcore import book as room
 from zfcore import model
@@ -202,3 +203,26 @@ def test_a_gallery_of_other_weights_is_not_shown(monkeypatch, tmp_path):
     gallery.save(tmp_path / "top9", "zfnet-64")
     with pytest.raises(GalleryError, match="shows the weights 000000000000"):
         book.gallery()
+
+
+def test_the_chosen_photograph_comes_first_be_it_the_readers_own(tmp_path):
+    book, mine = open_book(), tmp_path / "mine.png"
+    Image.fromarray(np.full((9, 12, 3), 7, np.uint8)).save(mine)
+    assert next(iter(book.beginning_with("rocket"))) == "rocket"
+    assert sorted(book.beginning_with("rocket")) == sorted(book.photographs)
+    own = book.beginning_with(str(mine))
+    assert next(iter(own)) == "mine.png"
+    assert own["mine.png"].shape == (9, 12, 3)
+    assert len(own) == len(book.photographs) + 1
+
+
+def test_a_photograph_that_is_missing_or_damaged_is_told(tmp_path):
+    book, cut = open_book(), tmp_path / "cut.png"
+    with pytest.raises(
+        FileNotFoundError, match=r"no photograph 'chelse': give a picture file, or one of .*chelsea"
+    ):
+        book.beginning_with("chelse")
+    Image.fromarray(photographs()["chelsea"].pixels).save(cut)
+    cut.write_bytes(cut.read_bytes()[:5000])
+    with pytest.raises(ValueError, match=r"cut\.png"):
+        book.beginning_with(str(cut))

@@ -1,5 +1,6 @@
 """The deconvnet against an explicit inverse in slow loops, and against back-propagation with other ReLUs."""
 
+import copy
 import itertools
 from functools import partial
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from zfcore.deconvnet import RULES, Deconvnet, filter_transposed, pool_with_switches, rectify, unpool
-from zfcore.model import ContrastNorm, build, initialize_
+from zfcore.model import ContrastNorm, build, initialize_, untrained
 
 steady = settings(deadline=None, derandomize=True, max_examples=40)
 close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-10)
@@ -601,6 +602,57 @@ def test_torchvisions_networks(name, rule, monkeypatch):
         twin = twin_project(lambda x, layer=layer: net.activations(x, [layer])[layer], images, 3, None, rule)
         assert twin.abs().max() > 0
         torch.testing.assert_close(found / twin.abs().max(), twin / twin.abs().max(), rtol=0, atol=1e-10)
+
+
+def hooked(network):
+    """A twin without zfcore: PyTorch's own forward, and a backward in which a hook rectifies at every ReLU.
+
+    The hook replaces what autograd would hand back through the ReLU by max(R, 0) of what reached it.
+    """
+    twin = copy.deepcopy(network)
+    for module in twin.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+            module.register_full_backward_hook(lambda _, __, r: (r[0].clamp(min=0),))
+    return twin
+
+
+def hooked_projection(twin, images, layer, channel, unit):
+    """One unit of a layer, (y, x) or () after a flattening, sent back from its value."""
+    kept = []  # a clone, for what follows may overwrite the layer's output (ResNet's additions do)
+    handle = twin.get_submodule(layer).register_forward_hook(
+        lambda _, __, output: kept.append(output.clone())
+    )
+    x = images.clone().requires_grad_()
+    twin(x)
+    handle.remove()
+    value = kept[0][(0, channel, *unit)]
+    return torch.autograd.grad(value, x, value.detach())[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "layers"),
+    [
+        ("alexnet", 79, ["features.6", "features.10", "classifier.6"]),
+        ("vgg16", 48, ["features.14", "features.28", "classifier.6"]),
+        ("squeezenet1_1", 63, ["features.4.expand3x3", "features.12.squeeze", "classifier.1"]),
+        ("resnet18", 63, ["layer1.1.bn2", "layer2.0.downsample.1", "layer4.1.conv2", "fc"]),
+    ],
+)
+def test_torchvisions_four_networks_equal_back_propagation_with_hooked_relus(name, side, layers):
+    network = settled(untrained({"architecture": f"torchvision.{name}", "num_classes": 5}))
+    net, twin = Deconvnet(network), hooked(network)
+    images = torch.randn(1, 3, side, side, dtype=torch.float64)
+    for layer, value in net.activations(images, layers).items():
+        channel = int(value[0].flatten(1).amax(1).argmax() if value.ndim == 4 else value[0].argmax())
+        units = [()]
+        if value.ndim == 4:  # the strongest, and one whose field reaches beyond the picture's corner
+            units = [divmod(int(value[0, channel].argmax()), value.shape[3]), (0, 0)]
+        for unit, position in zip(units, (None, (0, 0)), strict=False):
+            wanted = hooked_projection(twin, images, layer, channel, unit)
+            found = net.project(images, layer, channel, position)
+            assert wanted.abs().max() > 0
+            torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12 * float(wanted.abs().max()))
 
 
 # ------------------------------------------------------------------------------ what is asked for

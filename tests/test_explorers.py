@@ -10,11 +10,18 @@ import pytest
 from browser import DROP, Reader, drawn, fits_a_phone_and_breaks_no_rule, panels
 from PIL import Image
 from test_page import CARD, PICTURES, Elements, small
+from test_widgets import CARRIERS, CURVES
 
 from zfcore import assets, markup
 from zfcore.gallery import Crops, Gallery
 from zfcore.view import Viewer, beside, colour_map, label_map
-from zfcore.widgets import FeatureExplorer, InvarianceExplorer, OcclusionExplorer, PhotoExplorer
+from zfcore.widgets import (
+    ClassExplorer,
+    FeatureExplorer,
+    InvarianceExplorer,
+    OcclusionExplorer,
+    PhotoExplorer,
+)
 
 pytestmark = pytest.mark.skipif(
     not all((assets.WEB / name).exists() for name in assets.RUNTIME_FILES),
@@ -462,3 +469,90 @@ def test_they_fit_a_phone_and_break_no_rule_of_accessibility(opened, scheme):
 
 def test_one_network_serves_all_of_them(opened):
     assert len(opened.workers) == 1
+
+
+# ------------------------------------------------------------------------------ classes of another data set
+@pytest.fixture
+def classes(gallery):
+    return ClassExplorer(gallery, CURVES, CARRIERS, "layer 3")
+
+
+@pytest.fixture(scope="module")
+def lessons(browser, gallery, tmp_path_factory):
+    """A page with nothing but a class explorer: it runs no network, so nothing else need be there."""
+    path = tmp_path_factory.mktemp("classes") / "classes.html"
+    path.write_text(
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>classes</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark"><style>:root {color-scheme: light dark}</style>'
+        f"<main><h1>Classes</h1>{ClassExplorer(gallery, CURVES, CARRIERS, 'layer 3').to_html()}</main>"
+        f"<script>{assets.script()}</script>",
+        encoding="utf-8",
+    )
+    reader = Reader(browser)
+    tab = reader(f"{path.as_uri()}#class=cat", viewport={"width": 1000, "height": 1200})
+    drawn(tab.locator('[data-explorer="class"][data-on]'))
+    yield tab
+    reader.close()
+
+
+def test_a_chosen_class_shows_in_the_page_what_it_shows_in_lab(lessons, classes, gallery):
+    explorer = lessons.locator('[data-explorer="class"]')
+    for place, name in enumerate(("b<e>e", "ant", "cat")):
+        explorer.locator("select").select_option(str(place))
+        drawn(explorer)
+        classes.chosen.value = name
+        lesson = classes.lesson
+        assert explorer.locator(".zf-says").inner_text() == lesson.says()
+        drawing = explorer.get_by_role("img", name=lesson.alt())
+        for shape, wanted in (("polyline", lesson.lines()), ("polygon", lesson.bands())):
+            found = [line.get_attribute("points") for line in drawing.locator(shape).all()]
+            assert found == wanted
+        walls = explorer.locator(".zf-wall:visible")
+        shown = [f for f, _ in lesson.carriers if f in gallery.wall("layer 3").features]
+        assert walls.count() == len(shown)
+        for n, feature in enumerate(shown):
+            assert walls.nth(n).locator("p").inner_text().startswith(f"feature {feature}, +")
+            assert_nine_alike(nine_of(walls.nth(n)), gallery.projections("layer 3", feature), 4)
+
+
+def test_the_class_explorer_asks_for_nothing_has_no_ids_and_labels_every_control(classes):
+    html = classes.to_html()
+    elements = Elements(html)
+    assert not re.search(r"https?://|//[a-z]+\.|@import|url\(", html)
+    assert not any("id" in a for _, a in elements.tags)
+    assert not elements.unlabelled
+    controls = [a for tag, a in elements.tags if tag in ("button", "select")]
+    assert len(controls) == 4
+    assert all("disabled" in a for a in controls)
+
+
+def nine_of(wall):
+    urls = [image.get_attribute("src") for image in wall.locator("li:visible img").all()]
+    return [decoded(url).astype(int) for url in urls]
+
+
+def test_a_class_is_chosen_by_keyboard_and_its_link_survives_reload(lessons):
+    explorer = lessons.locator('[data-explorer="class"]')
+    explorer.locator("select").select_option("0")
+    explorer.locator("select").focus()
+    for key in ("Tab", "Tab"):  # Previous, Next
+        lessons.keyboard.press(key)
+    lessons.keyboard.press("Enter")
+    drawn(explorer)
+    assert explorer.locator(".zf-says").inner_text().startswith("ant, class 2 of 3")
+    assert lessons.url.endswith("#class=ant")
+    lessons.keyboard.press("Enter")
+    lessons.keyboard.press("Enter")
+    drawn(explorer)
+    assert (
+        explorer.locator(".zf-says").inner_text().startswith("b<e>e, class 1 of 3")
+    )  # after the last the first
+    lessons.reload()
+    explorer.locator(".zf-says", has_text="b<e>e, class 1 of 3").wait_for()
+    assert explorer.locator("select").input_value() == "0"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_classes_fit_a_phone_and_break_no_rule_of_accessibility(lessons, scheme):
+    fits_a_phone_and_breaks_no_rule(lessons, scheme)

@@ -40,11 +40,12 @@ from zfcore.fetch import (
     from_pytorchcv,
     get_data,
     get_weights,
+    network,
     public,
     public_weights,
     weights_file,
 )
-from zfcore.model import ARCHITECTURES, build, load, network_of
+from zfcore.model import ARCHITECTURES, build, network_of
 
 
 # ------------------------------------------------------------------------------ a server
@@ -522,9 +523,9 @@ def test_our_network_with_pytorchcvs_tensors_answers_as_theirs_does(theirs):
 
 
 def test_every_tensor_of_both_networks_finds_its_place():
-    for network, name in ((their_zfnet, "zfnet-public"), (their_zfnetb, "zfnet-wide-public")):
+    for theirs, name in ((their_zfnet, "zfnet-public"), (their_zfnetb, "zfnet-wide-public")):
         with torch.device("meta"):
-            state, ours = network().state_dict(), build(name).state_dict()
+            state, ours = theirs().state_dict(), build(name).state_dict()
         adapted = from_pytorchcv(state, name)
         assert {key: t.shape for key, t in adapted.items()} == {key: t.shape for key, t in ours.items()}
         assert len({id(t) for t in adapted.values()}) == len(state)
@@ -624,12 +625,16 @@ def test_a_damaged_archive_of_weights_is_told_and_removed(server, narrow, monkey
     assert list((tmp_path / "weights").iterdir()) == []
 
 
-def test_torchvisions_weights_are_theirs_with_our_inputs(server, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "architecture"), [("squeezenet", "squeezenet1_1"), ("resnet18", "resnet18")]
+)
+def test_torchvisions_weights_are_theirs_with_our_inputs(server, monkeypatch, tmp_path, name, architecture):
     torch.manual_seed(0)
-    theirs = torchvision.models.squeezenet1_1().eval()
+    theirs = torchvision.models.get_model(architecture).eval()
     blob = torch_file(theirs.state_dict())
-    server.files[with_checksum(monkeypatch, "squeezenet", blob)] = blob
-    ours, card = load(get_weights("squeezenet", tmp_path))
+    server.files[with_checksum(monkeypatch, name, blob)] = blob
+    get_weights(name, tmp_path)
+    ours, card = network(name, "public", root=tmp_path)
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (300, 256, 3), dtype=np.uint8))
     with torch.inference_mode():
         expected = theirs(ImageClassification(crop_size=224)(image)[None])
@@ -654,7 +659,7 @@ def test_a_card_that_names_a_network_of_torchvisions_draws_no_numbers():
 
 
 def test_torchvisions_addresses_carry_their_checksums():
-    for name in ("vgg16", "alexnet", "squeezenet"):
+    for name in ("vgg16", "alexnet", "squeezenet", "resnet18"):
         known = public_weights()[name]
         assert re.fullmatch(r"sha256:[0-9a-f]{8}", known.checksum)
         assert known.url.endswith(f"-{known.checksum[7:]}.pth")
@@ -665,10 +670,35 @@ def test_weights_that_are_not_here_say_how_to_get_them(tmp_path):
         public("zfnet", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["squeezenet", "resnet18", "zfnet"])
+def test_random_weights_need_nothing_and_follow_from_the_seed(name, monkeypatch, tmp_path):
+    monkeypatch.setattr(room, "_request", lambda *_: pytest.fail("something was asked for"))
+    before = torch.get_rng_state()
+    (ours, card), (again, _), (other, _) = (network(name, seed=seed, root=tmp_path) for seed in (3, 3, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    x = to_input([np.random.default_rng(1).integers(0, 256, (90, 120, 3), dtype=np.uint8)], card)
+    with torch.inference_mode():
+        answers = [model(x) for model in (ours, again, other)]
+    assert answers[0].isfinite().all()
+    assert answers[0].std() > 0
+    assert torch.equal(answers[0], answers[1])
+    assert not torch.equal(answers[0], answers[2])
+    assert "error" not in card
+
+
+def test_weights_that_are_neither_random_nor_public_are_told(tmp_path):
+    with pytest.raises(ValueError, match="unknown weights 'trained'; known: random, public"):
+        network("alexnet", "trained")
+    with pytest.raises(FileNotFoundError, match=r"run `zfcore weights get resnet18`"):
+        network("resnet18", "public", root=tmp_path)
+
+
 def test_the_shell_lists_what_is_here(small):
     weights_file("alexnet").parent.mkdir(parents=True)
     weights_file("alexnet").touch()
     lines = CliRunner().invoke(app, ["weights", "list"]).output.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["zfnet", "zfnetb", "vgg16", "alexnet", "squeezenet"]
+    assert [line.partition(":")[0] for line in lines] == [
+        "zfnet", "zfnetb", "vgg16", "alexnet", "squeezenet", "resnet18",
+    ]  # fmt: skip
     assert "39.79 % top-1, 17.27 % top-5 error; pytorchcv, MIT licence; not here" in lines[0]
     assert lines[3].endswith(str(weights_file("alexnet")))

@@ -22,6 +22,7 @@ from zfcore.generalization import (
     Transfer,
     accuracies,
     average_precision,
+    class_curves,
     compare,
     draw_split,
     entries_of,
@@ -359,3 +360,21 @@ def test_the_shell_learns_classes_of_ones_own(tmp_path, source):
 def test_layers_of_table6_are_the_papers():
     assert LAYERS == (1, 2, 3, 4, 5, 7)
     assert json.dumps(entries_of("no-such-table", "caltech101", "0")) == "[]"
+
+
+def test_the_curves_of_a_class_are_means_and_deviations_over_the_splits():
+    def entry(row, each):
+        return {"row": row, "values": {"per class": [1, 5], "each": each, "classes": ["ant", "bee"]}}
+
+    entries = [
+        entry("pretrained", [[10.0, 20.0], [50.0, 60.0]]),
+        entry("pretrained", [[30.0, 20.0], [70.0, 90.0]]),
+        entry("pretrained", [[20.0, 20.0], [60.0, 30.0]]),
+        entry("scratch", [[1.0, 2.0], [3.0, 4.0]]),
+    ]
+    curves = class_curves(entries)
+    assert list(curves) == ["ant", "bee"]
+    assert list(curves["ant"]) == ["pretrained"]  # one split has no deviation
+    assert curves["ant"]["pretrained"] == [(1.0, 20.0, 10.0), (5.0, 60.0, 10.0)]
+    assert curves["bee"]["pretrained"] == [(1.0, 20.0, 0.0), (5.0, 60.0, pytest.approx(30.0))]
+    assert class_curves([]) == {}

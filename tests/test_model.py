@@ -255,6 +255,17 @@ def test_he_initialisation_keeps_the_scale_of_a_layer_and_a_small_last_one():
     assert last.std().item() == pytest.approx(0.01, rel=0.05)
 
 
+def test_batch_norms_that_were_never_trained_are_the_identity():
+    network = room.untrained({"architecture": "torchvision.resnet18", "num_classes": 3})
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) == 20
+    x = torch.randn(2, 64, 3, 3)
+    torch.testing.assert_close(norms[0](x), x, rtol=1e-4, atol=1e-4)
+    for norm in norms:
+        assert torch.equal(norm.running_var, torch.ones_like(norm.running_var))
+        assert not norm.bias.any()
+
+
 def test_the_same_seed_gives_the_same_weights():
     weights = []
     for seed in (3, 3, 4):

@@ -564,20 +564,6 @@ def test_a_scan_gives_the_logits_and_the_sum_of_a_map_at_every_place(opened):
         np.testing.assert_allclose(found["logits"], model(picture)[0], rtol=1e-4, atol=1e-4)
 
 
-def test_ascent_climbs_the_logit_it_is_told(opened):
-    model = small()
-    start = x = to_input([PICTURES["coffee"]], Viewer(model, CARD).card)
-    ascent = {"layer": "logits", "channel": 2, "position": [-1, -1], "steps": 10, "every": 5}
-    ascent |= {"picture": x.flatten().tolist(), "rate": 0.05, "decay": 0.01}
-    found = opened.evaluate(ASK, ["maximise", ascent])
-    for _ in range(10):
-        x = x.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(model(x)[0, 2], x)
-        x = (0.99 * x + 0.05 * gradient / gradient.square().mean().sqrt()).detach()
-    np.testing.assert_allclose(np.reshape(found, x.shape), x, atol=2e-3)
-    assert model(x)[0, 2] > model(start)[0, 2]
-
-
 def test_a_newer_wish_overtakes_the_older_ones_of_its_lane(opened):
     results = opened.evaluate("""async () => {
         const picture = new Float32Array(3 * 28 * 28).fill(0.5);
@@ -601,6 +587,23 @@ def test_what_goes_wrong_in_the_network_is_told_and_it_goes_on(opened, explorer)
     choose(explorer, "chelsea", "8")
 
 
+def test_a_network_inside_a_page_waits_for_a_click_where_its_runtime_has_yet_to_come(browser, html, tmp_path):
+    listing = assets.assets_script({assets.RUNTIME: {"runtime.0.js": "x" * 5_000_000}})
+    file = tmp_path / "waiting.html"
+    file.write_text(
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>waiting</title>{html}'
+        f"<script>{listing}{assets.script()}</script>", encoding="utf-8",
+    )  # fmt: skip
+    reader = Reader(browser)
+    tab = reader(file)
+    explorer = tab.locator(".zf-explorer[data-on]")
+    assert "The first click loads it: 5 MB" in explorer.locator(".zf-size").inner_text()
+    assert explorer.get_by_role("button", name="Start the network").is_enabled()
+    assert not tab.workers
+    assert [url for url in reader.asked if not url.startswith("data:")] == [file.as_uri()]
+    reader.close()
+
+
 def test_two_explorers_on_a_page_share_one_network_and_nothing_else(browser, html, tmp_path):
     runtime = assets.scripts_html({assets.RUNTIME: assets.asset(assets.RUNTIME, assets.runtime_pack())})
     file = tmp_path / "two.html"
@@ -622,6 +625,11 @@ def test_two_explorers_on_a_page_share_one_network_and_nothing_else(browser, htm
 
 
 # ------------------------------------------------------------------------------ torchvision's networks
+def test_the_architecture_of_torchvisions_networks_is_no_name_that_could_be_loaded():
+    assert 'load("zfnet-64")' in page.snippet("zfnet-64")
+    assert "from my_project import network, card" in page.snippet("torchvision.squeezenet1_1")
+
+
 def shown_alike(browser, model, file, path, **options):
     """Save a page, open it from disk, and compare its opening unit with PyTorch."""
     picture = photographs()["coffee"]

@@ -11,7 +11,16 @@ PACKAGE = Path(zfcore.__file__).parent
 ROOMS = sorted(file.stem for file in PACKAGE.glob("*.py") if file.stem != "__init__")
 
 # A method room takes any nn.Module and tensors; it knows nothing of data sets, the book or files.
-METHODS = {"transfer", "duplicates", "correspondence", "deconvnet", "invariance", "occlusion", "topk"}
+METHODS = {
+    "maximization",
+    "transfer",
+    "duplicates",
+    "correspondence",
+    "deconvnet",
+    "invariance",
+    "occlusion",
+    "topk",
+}
 MAY_IMPORT = {
     "model": set(),
     "data": {"duplicates"},
@@ -28,11 +37,29 @@ MAY_IMPORT = {
     "tables": {"evaluate", "ledger", "reproduce"},
     "sensitivity": {"model", "data", "evaluate", "ledger", "deconvnet", "occlusion"},
     "faces": {"model", "data", "ledger", "correspondence"},
+    "randomization": {"deconvnet"},
+    "evidence": {"ledger"},
+    "claims": {
+        "data",
+        "deconvnet",
+        "evaluate",
+        "evidence",
+        "evolution",
+        "generalization",
+        "ledger",
+        "reproduce",
+        "spectra",
+        "tables",
+        "train",
+    },
+    "board": {"assets", "claims"},
     "trace": set(),
     "deconvnet": {"trace"},
     "occlusion": {"trace"},
     "correspondence": {"trace"},
     "topk": {"trace"},
+    "maximization": {"trace"},
+    "preference": {"ledger", "maximization", "selectivity", "spectra", "view"},
     "invariance": {"trace"},
     "figures": set(),
     "spectra": set(),

@@ -22,7 +22,13 @@ from zfcore.gallery import Crops, Gallery
 from zfcore.invariance import warp
 from zfcore.model import build, initialize_
 from zfcore.occlusion import occlusion_maps
-from zfcore.widgets import FeatureExplorer, InvarianceExplorer, OcclusionExplorer, PhotoExplorer
+from zfcore.widgets import (
+    ClassExplorer,
+    FeatureExplorer,
+    InvarianceExplorer,
+    OcclusionExplorer,
+    PhotoExplorer,
+)
 
 NAMES = ("chelsea", "coffee")
 
@@ -557,3 +563,90 @@ def test_every_control_of_every_explorer_says_what_it_is(occlusion, features, ne
         controls = [control for row in rows for control in row if not isinstance(control, ipywidgets.HTML)]
         assert len(controls) >= 6
         assert all(control.description for control in controls)
+
+
+# ------------------------------------------------------------------------------ classes of another data set
+RANDOM = [(1.0, 1.0, 0.0), (30.0, 9.0, 1.0)]
+CURVES = {
+    "ant": {"pretrained": [(1.0, 10.0, 2.0), (5.0, 40.0, 3.0), (30.0, 62.0, 1.0)], "random": RANDOM},
+    "b<e>e": {"pretrained": [(1.0, 30.0, 2.0), (5.0, 80.0, 3.0), (30.0, 99.0, 2.0)], "random": RANDOM},
+    "cat": {"pretrained": [(1.0, 5.0, 2.0), (5.0, 6.0, 3.0), (30.0, 20.0, 1.0)], "random": RANDOM},
+}
+CARRIERS = {"ant": [(3, 0.5), (7, 0.25)], "b<e>e": [(7, 0.4), (3, 0.1)], "cat": [(99, 0.02), (3, 0.01)]}
+
+
+@pytest.fixture
+def classes(gallery):
+    return ClassExplorer(gallery, CURVES, CARRIERS)
+
+
+def test_a_class_shows_its_curves_its_words_and_its_features(classes, gallery):
+    assert [name for _, name in classes.chosen.options] == ["b<e>e", "ant", "cat"]  # by accuracy
+    classes.chosen.value = "ant"
+    html = classes.picture.value
+    assert (
+        "ant, class 2 of 3: after 30 training pictures of each class, 62 % of its test pictures are "
+        "recognised (pretrained); after 1, 10 %. Of layer 5, the SVM’s decision for it rests most on "
+        "feature 3, feature 7."
+    ) in html
+    assert "pretrained: 10 % after 1, 40 % after 5, 62 % after 30." in html  # the drawing's text alternative
+    assert "feature 3, +0.50" in html
+
+
+def test_the_projections_of_a_classs_features_are_the_gallerys(gallery):
+    explorer = ClassExplorer(gallery, CURVES, CARRIERS, "layer 1")  # small, so they travel without loss
+    html = explorer.picture.value
+    shown = re.findall(r'<ol class="zf-nine" data-nine="carrier">.*?<img src="([^"]+)"', html)
+    for url, feature in zip(shown, (7, 3), strict=True):
+        np.testing.assert_array_equal(decoded(url), gallery.projections("layer 1", feature)[0])
+
+
+def test_the_points_of_a_curve_lie_where_its_accuracies_are(classes):
+    _, top, right, bottom = markup.PLOT
+    points = [[float(n) for n in place.split(",")] for place in classes.lesson.lines()[0].split()]
+    assert points[-1][0] == right
+    wanted = [bottom - (bottom - top) * share / 100 for share in (30, 80, 99)]
+    assert [y for _, y in points] == pytest.approx(wanted, abs=0.06)
+    band = [float(place.split(",")[1]) for place in classes.lesson.bands()[0].split()]
+    assert len(band) == 2 * len(points)
+    assert min(band) == top  # nothing is above 100 %
+
+
+def test_the_next_class_is_the_next_worse_and_after_the_last_comes_the_first(classes):
+    for name in ("ant", "cat", "b<e>e"):
+        classes.following.click()
+        assert classes.lesson.name == name
+    classes.previous.click()
+    assert classes.lesson.name == "cat"
+
+
+def test_the_twin_of_a_class_explorer_says_the_same(classes):
+    classes.chosen.value = "cat"
+    html = classes.to_html()
+    (state,) = assets.states(html)
+    assert state["start"] == 2
+    assert state["classes"][2]["says"] in html
+    assert classes.lesson.says() == state["classes"][2]["says"]
+    assert [lesson["name"] for lesson in state["classes"]] == ["b<e>e", "ant", "cat"]
+    assert "b<e>e" not in html  # what a name holds is no markup
+    assert [layer["name"] for layer in state["gallery"]["layers"]] == ["layer 5"]
+
+
+def test_classes_without_curves_or_features_are_told(gallery):
+    with pytest.raises(ValueError, match="no curves to show; `zfcore reproduce fig7`"):
+        ClassExplorer(gallery, {}, {})
+    with pytest.raises(ValueError, match="no features are given for ant, cat"):
+        ClassExplorer(gallery, CURVES, {"b<e>e": [(1, 0.5)]})
+    with pytest.raises(ValueError, match="no layer 'layer 9'"):
+        ClassExplorer(gallery, CURVES, CARRIERS, "layer 9")
+
+
+def test_a_feature_that_the_gallery_does_not_show_stays_hidden(gallery):
+    wall = gallery.wall("layer 5")
+    few = Gallery(
+        [replace(wall, hits={n: wall.hits[n] for n in (3, 7)})], gallery.about, gallery._projections, None
+    )
+    explorer = ClassExplorer(few, CURVES, CARRIERS)
+    assert "<div hidden" not in explorer.picture.value
+    explorer.chosen.value = "cat"
+    assert explorer.picture.value.count("<div hidden") == 1

@@ -40,8 +40,9 @@ from zfcore.view import Viewer, as_webp
 WEB = Path(__file__).parent / "web"
 SCRIPTS = (
     "picture.js", "draw.js", "arithmetic.js", "load.js", "worker.js", "network.js", "explorer.js",
-    "gallery.js", "photo.js", "occlusion.js", "features.js", "invariance.js",
+    "gallery.js", "photo.js", "occlusion.js", "features.js", "invariance.js", "maximization.js", "classes.js",
 )  # fmt: skip
+ALONE = ("claims.js",)  # no explorer's: it travels with its own piece of HTML (zfcore.board)
 RUNTIME_FILES = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 RUNTIME = "runtime"  # the name of its asset, here and in load.js
 PIECE = 3 << 19  # bytes of gzip in one script: the reader sees the progress at each
@@ -167,7 +168,8 @@ def network_pack(viewer: Viewer) -> tuple[bytes, float]:
     mean = centre_crop(viewer.card["mean"], viewer.side).contiguous()
     with tempfile.TemporaryDirectory() as folder:
         # In float32, which the page computes in: a graph that casts its weights does so in every run.
-        layers = {*viewer.layers.values(), viewer.deepest[1]}
+        # What a ReLU rectifies goes along: an ascent to a silent feature starts there.
+        layers = {*viewer.layers.values(), *map(viewer.before, viewer.layers.values()), viewer.deepest[1]}
         export_onnx(model, viewer.side, layers, folder, logits=viewer.classifier)
         files = {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
     return pack({"card.json": json.dumps(card).encode(), "mean": mean.numpy().tobytes(), **files}), rounding

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import platformdirs
 import torch
 from IPython import get_ipython
@@ -35,7 +36,7 @@ from matplotlib_inline.backend_inline import set_matplotlib_formats
 from torch import nn
 
 import zfcore
-from zfcore.data import LabelledPictures, Photograph, photographs, tiny_imagenet
+from zfcore.data import LabelledPictures, Photograph, decode, photographs, tiny_imagenet
 from zfcore.fetch import public
 from zfcore.gallery import Album, Crops, Gallery
 from zfcore.ledger import RESULTS, find
@@ -196,6 +197,26 @@ class Book:
         """The nine strongest crops of the photographs for every feature, no two of them overlapping."""
         viewer, crops = self.viewer(), Crops(self.photographs)
         return Gallery.of(viewer, crops, file=pass_file(viewer, crops, 9))
+
+    def beginning_with(self, photograph: str) -> dict[str, Photograph | np.ndarray]:
+        """The photographs by name, the chosen one first: one of them, or the reader's own by its file.
+
+        Raises
+        ------
+        FileNotFoundError
+            It is neither the name of a photograph (the message lists them) nor a file.
+        ValueError
+            The file is no picture, or is truncated.
+        """
+        if photograph in self.photographs:
+            first = {photograph: self.photographs[photograph]}
+        elif Path(photograph).is_file():
+            first = {Path(photograph).name: decode(photograph)}
+        else:
+            raise FileNotFoundError(
+                f"no photograph {photograph!r}: give a picture file, or one of {_listed(self.photographs)}"
+            )
+        return first | {name: picture for name, picture in self.photographs.items() if name not in first}
 
     def viewer(self) -> Viewer:
         """The network with its card and this book's layers."""

@@ -705,6 +705,80 @@ def project(
     typer.echo(f"{frame.says()} {out}")
 
 
+@app.command()
+def maximize(
+    layer: Annotated[str, typer.Argument(help="`layer 5`, a module's path (`features.12`), or `logits`.")],
+    channel: Annotated[
+        list[str], typer.Argument(help="Numbers of feature maps or units; of the last layer also labels.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for maximize.png and .json.")],
+    recipe: Annotated[str, typer.Option(help="regularised, or plain: the algorithm alone.")] = "regularised",
+    position: Annotated[
+        str, typer.Option(metavar="map|middle|Y,X", help="The whole map's mean, or one unit.")
+    ] = "map",
+    objective: Annotated[str, typer.Option(help="logit, or probability, which is a trap.")] = "logit",
+    size: Annotated[int | None, typer.Option(help="Pixels a side. Default: the network's.", min=1)] = None,
+    iterations: Annotated[int | None, typer.Option(help="Steps. Default: the recipe's.", min=1)] = None,
+    step: Annotated[float | None, typer.Option(help="Their size. Default: the recipe's.", min=0)] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise and of the moves by chance.")] = 0,
+    weights: Annotated[str, typer.Option(help="Weights that ship, or a .safetensors file.")] = "zfnet-64",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+) -> None:
+    """Climb from noise to the picture that a feature or a class answers to most (activation maximisation).
+
+    Example: `zfcore maximize "layer 5" 7 29 --out climbed`
+
+    A class: `zfcore maximize logits goldfish --out fish`
+    """
+    from dataclasses import asdict, replace
+
+    from zfcore.figures import stretch
+    from zfcore.maximization import RECIPES, maximize
+    from zfcore.model import load, write_atomically
+    from zfcore.view import Viewer, as_png, beside
+
+    if recipe not in RECIPES:
+        raise typer.BadParameter(f"unknown recipe {recipe!r}; known: {', '.join(RECIPES)}")
+    network, card = load(weights)
+    viewer = Viewer(network.to(device), card)
+    paths = viewer.layers | {"logits": viewer.net.layers[-1]}
+    path = paths.get(layer, layer)
+    try:
+        of_classes = path == paths["logits"]
+        chosen = [_class_index(c, card) if of_classes else int(c) for c in channel]
+        place = position if position in ("map", "middle") else tuple(int(n) for n in position.split(","))
+    except ValueError as error:
+        if of_classes:
+            raise
+        raise typer.BadParameter(
+            f"channels are numbers, and a position is map, middle or Y,X: {error}"
+        ) from None
+    changes = {"iterations": iterations, "step": step}
+    how = replace(RECIPES[recipe], **{name: value for name, value in changes.items() if value is not None})
+    aim = {"position": place, "objective": objective, "recipe": how, "seed": seed}
+    r = maximize(viewer.model, path, chosen, size or viewer.side, **aim, progress=True)
+    said = {
+        "weights": {"architecture": card["architecture"], "sha256": card["sha256"]},
+        "layer": path,
+        "channels": chosen,
+        "labels": [card["labels"][n] for n in chosen] if of_classes else None,
+        "position": place,
+        "objective": objective,
+        "recipe": asdict(how),
+        "seed": seed,
+        "history": r.history,
+        "command": _command(),
+    }
+    sheet = beside([(stretch(picture), None) for picture in r.image])
+    write_atomically(out / "maximize.png", as_png(sheet))
+    write_atomically(out / "maximize.json", (json.dumps(said, ensure_ascii=False) + "\n").encode())
+    for n, history in zip(chosen, r.history, strict=True):
+        typer.echo(
+            f"{layer}, {n}: {history[0]:.3g} on noise, {history[-1]:.3g} after {len(history) - 1} steps"
+        )
+    typer.echo(out)
+
+
 def _album(data: str, split: str) -> Album:
     """What ``--data`` names: a folder of pictures, crops of the photographs that ship, or a data set."""
     from zfcore.data import data_set, photographs
@@ -814,27 +888,34 @@ def features(
 
 @app.command()
 def measure(
-    target: Annotated[str, typer.Argument(help="fig2 or invariance.")],
+    target: Annotated[str, typer.Argument(help="fig2, invariance, or maximization, which needs no data.")],
     weights: Annotated[str, typer.Option(help="Weights that ship, or a .safetensors file.")] = "zfnet-64",
     data: Annotated[str, typer.Option(help="tiny-imagenet or imagenet (packed).")] = "tiny-imagenet",
     pictures: Annotated[int, typer.Option(help="invariance: how many are transformed.", min=20)] = 500,
-    seed: Annotated[int, typer.Option(help="Of pictures, places, and the untrained network.")] = 0,
+    classes: Annotated[int, typer.Option(help="maximization: how many are climbed to.", min=2)] = 100,
+    seed: Annotated[int, typer.Option(help="Of pictures, places, noise, and the untrained network.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
     results: Annotated[Path | None, typer.Option(help="Folder of the ledger; default: book/results.")] = None,
 ) -> None:
-    """Measure what the paper claims of Fig. 2 or of invariance, and write the numbers into the ledger.
+    """Measure what is claimed of Fig. 2, invariance or activation maximisation, for the ledger.
 
     Example: `ZFCORE_DATA=~/data zfcore measure fig2`
     """
     from zfcore import ledger
     from zfcore.book import pass_file
     from zfcore.data import data_set
+    from zfcore.preference import maximization_entry
     from zfcore.selectivity import fig2_entries
     from zfcore.stability import invariance_entries
 
-    if target not in ("fig2", "invariance"):
-        raise typer.BadParameter(f"unknown target {target!r}; known: fig2, invariance")
+    if target not in ("fig2", "invariance", "maximization"):
+        raise typer.BadParameter(f"unknown target {target!r}; known: fig2, invariance, maximization")
     viewer, _ = _viewer(weights, device)
+    if target == "maximization":
+        entry = maximization_entry(viewer, classes, seed=seed, progress=True) | {"command": _command()}
+        ledger.record(target, entry, results or ledger.RESULTS)
+        typer.echo(f"{entry['row']}: {entry['n']} classes in {entry['seconds']:.0f} s")
+        return
     shown = data_set(data, "val")
     if target == "fig2":
         entries = fig2_entries(viewer, shown, lambda *of: pass_file(*of, 9), seed, progress=True)
@@ -844,6 +925,41 @@ def measure(
         entry |= {"data": data, "data_sha256": shown.sha256, "command": _command()}
         ledger.record(target, entry, results or ledger.RESULTS)
         typer.echo(f"{entry['row']}: {entry['n']:,} pictures in {entry['seconds']:.0f} s")
+
+
+@app.command()
+def claims(
+    verdict: Annotated[
+        str | None, typer.Option(help="Only those whose verdict begins so: reproduced, contradicted, not …")
+    ] = None,
+    section: Annotated[str | None, typer.Option(help="Only those of this section: §4.2, arXiv.")] = None,
+    results: Annotated[Path | None, typer.Option(help="Folder of the ledger; default: book/results.")] = None,
+) -> None:
+    """List the paper's claims with the verdict of the ledger on each, in a checkout of the book.
+
+    Example: `zfcore claims --verdict contradicted`
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from zfcore import ledger
+    from zfcore.claims import count, read_claims
+
+    every = read_claims(results or ledger.RESULTS)
+    shown = [
+        claim
+        for claim in every
+        if claim.verdict.startswith(verdict or "") and section in (None, claim.section)
+    ]
+    table = Table("", "", "claim", "here", "verdict", box=box.SIMPLE, show_lines=True, pad_edge=False)
+    for claim in shown:
+        numbers = "\n".join(": ".join(filter(None, (n.label, n.text))) for n in claim.numbers)
+        why = f"{claim.verdict}: {claim.why}" + f"\n{claim.command}" * bool(claim.command)
+        table.add_row(str(claim.number), claim.section, claim.claim, numbers, why)
+    Console(highlight=False, markup=False).print(table)
+    counts = ", ".join(f"{n} {name}" for name, n in count(every).items())
+    typer.echo(f"{len(shown)} of {len(every)} claims; in all {counts}")
 
 
 @app.command()
@@ -1166,7 +1282,7 @@ def weights_list() -> None:
 
 @weights_app.command("get")
 def weights_get(
-    name: Annotated[str, typer.Argument(help="zfnet, zfnetb, vgg16, alexnet or squeezenet.")],
+    name: Annotated[str, typer.Argument(help="zfnet, zfnetb, vgg16, alexnet, squeezenet or resnet18.")],
 ) -> None:
     """Download public ImageNet weights and write them as `zfcore.model.load` reads them.
 

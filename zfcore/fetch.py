@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from zfcore.data import data_root, decode
-from zfcore.model import ARCHITECTURES, load, network_of, save
+from zfcore.model import ARCHITECTURES, load, network_of, save, untrained
 
 
 class FetchError(RuntimeError):
@@ -639,6 +639,7 @@ def public_weights() -> dict[str, PublicWeights]:
         ("vgg16", "vgg16", "VGG16_Weights"),
         ("alexnet", "alexnet", "AlexNet_Weights"),
         ("squeezenet", "squeezenet1_1", "SqueezeNet1_1_Weights"),
+        ("resnet18", "resnet18", "ResNet18_Weights"),
     ):
         weights = get_weight(f"{entry}.IMAGENET1K_V1")
         accuracy = weights.meta["_metrics"]["ImageNet-1K"]
@@ -668,7 +669,8 @@ def get_weights(name: str, root: str | os.PathLike | None = None) -> Path:
     Parameters
     ----------
     name
-        ``"zfnet"``, ``"zfnetb"`` (pytorchcv), ``"vgg16"``, ``"alexnet"``, ``"squeezenet"`` (torchvision).
+        ``"zfnet"``, ``"zfnetb"`` (pytorchcv), ``"vgg16"``, ``"alexnet"``, ``"squeezenet"``,
+        ``"resnet18"`` (torchvision).
     root
         The folder in which ``weights/`` lies or shall lie; default :func:`zfcore.data.data_root`.
 
@@ -740,6 +742,53 @@ def public(name: str, root: str | os.PathLike | None = None) -> tuple[nn.Module,
     return load(path)
 
 
+def network(
+    name: str, weights: str = "random", seed: int = 0, root: str | os.PathLike | None = None
+) -> tuple[nn.Module, dict]:
+    """A network that others have published: with their weights, or with random ones in the same shape.
+
+    Parameters
+    ----------
+    name
+        As for :func:`get_weights`.
+    weights
+        ``"public"``: as :func:`public`, which needs them on this machine. ``"random"``: He's, which
+        needs nothing; the card then knows how the network wants its pictures, and of no error.
+    seed
+        Of the random weights; the global generator is left as it was.
+
+    Raises
+    ------
+    ValueError
+        Unknown name or ``weights``.
+    FileNotFoundError
+        The public weights are not on this machine; the message says how to get them.
+    """
+    if weights not in ("random", "public"):
+        raise ValueError(f"unknown weights {weights!r}; known: random, public")
+    if weights == "public":
+        return public(name, root)
+    wanted: PublicWeights = _known(public_weights(), name, "public weights")
+    card = _how_it_wants_pictures(wanted.architecture)
+    return untrained(card, seed), card | {"mean": _mean_picture(card), "note": "random weights"}
+
+
+def _how_it_wants_pictures(architecture: str) -> dict[str, Any]:
+    return {
+        "architecture": architecture,
+        "num_classes": len(imagenet_words()),
+        "input_size": 224,
+        "resize": 256,
+        "scale": 255.0,
+        "labels": imagenet_words(),
+    }
+
+
+def _mean_picture(card: Mapping[str, Any]) -> Tensor:
+    """The mean of ImageNet's colours at every pixel, (3, resize, resize) in [0, 255]."""
+    return torch.tensor(MEAN).mul(255)[:, None, None].expand(3, card["resize"], card["resize"])
+
+
 def adapt(name: str, state: Mapping[str, Tensor]) -> tuple[nn.Module, Tensor, dict]:
     """Turn tensors as their publisher names them into a network of ours with its mean and card.
 
@@ -761,13 +810,7 @@ def adapt(name: str, state: Mapping[str, Tensor]) -> tuple[nn.Module, Tensor, di
         Unknown name, or tensors that do not fit.
     """
     wanted: PublicWeights = _known(public_weights(), name, "public weights")
-    card = {
-        "architecture": wanted.architecture,
-        "num_classes": len(imagenet_words()),
-        "input_size": 224,
-        "resize": 256,
-        "scale": 255.0,
-        "labels": imagenet_words(),
+    card = _how_it_wants_pictures(wanted.architecture) | {
         "error": {"one crop": dict(zip(("top1", "top5"), wanted.errors, strict=True))},
         "data": "ImageNet-2012",
         "source": wanted.source,
@@ -777,13 +820,12 @@ def adapt(name: str, state: Mapping[str, Tensor]) -> tuple[nn.Module, Tensor, di
     }
     if wanted.architecture in ARCHITECTURES:
         state = from_pytorchcv(state, wanted.architecture)
-    network = network_of(card)
+    adapted = network_of(card)
     try:
-        network.load_state_dict(fold_deviation(state))
+        adapted.load_state_dict(fold_deviation(state))
     except (RuntimeError, KeyError) as error:
         raise ValueError(f"these tensors do not fit {wanted.architecture}: {error}") from error
-    mean = torch.tensor(MEAN).mul(255)[:, None, None].expand(3, card["resize"], card["resize"])
-    return network.eval(), mean, card
+    return adapted.eval(), _mean_picture(card), card
 
 
 def imagenet_words() -> list[str]:
@@ -812,8 +854,8 @@ def from_pytorchcv(state: Mapping[str, Tensor], architecture: str) -> dict[str, 
 def fold_deviation(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors for inputs (p − 255·m_c)/255, from those for (p/255 − m_c)/d_c: W'_c = W_c/d_c in layer 1.
 
-    The first layer is ``features.0``, of weights (C, 3, h, w), as in every network here.
+    The first layer, of weights (C, 3, h, w), is ``conv1`` in a ResNet and ``features.0`` in the others here.
     """
-    first = state["features.0.weight"]
-    deviation = first.new_tensor(DEVIATION)[:, None, None]
-    return {**state, "features.0.weight": first / deviation}
+    name = "conv1.weight" if "conv1.weight" in state else "features.0.weight"
+    deviation = state[name].new_tensor(DEVIATION)[:, None, None]
+    return {**state, name: state[name] / deviation}

@@ -763,6 +763,26 @@ def mean_curves(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[fl
     return curves
 
 
+def class_curves(
+    entries: Sequence[Mapping[str, Any]],
+) -> dict[str, dict[str, list[tuple[float, float, float]]]]:
+    """The ledger's curves of Fig. 7 for each class, ``{class: {row: [(size, mean, deviation), …]}}``.
+
+    Over the splits, of the rows that have two at least; accuracies in percent.
+    """
+    curves: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
+    for row in sorted({entry["row"] for entry in entries}):
+        mine = [entry["values"] for entry in entries if entry["row"] == row]
+        if len(mine) < 2:
+            continue
+        each = np.array([values["each"] for values in mine])  # (splits, sizes, classes)
+        mean, deviation = each.mean(0), each.std(0, ddof=1)
+        for column, name in enumerate(mine[0]["classes"]):
+            points = zip(mine[0]["per class"], mean[:, column], deviation[:, column], strict=True)
+            curves.setdefault(name, {})[row] = [(float(k), float(m), float(d)) for k, m, d in points]
+    return curves
+
+
 def by_class(entries: Sequence[Mapping[str, Any]], row: str) -> dict[str, float]:
     """Each class's accuracy at the right end of Fig. 7, mean over the splits, the best class first."""
     mine = [entry["values"] for entry in entries if entry["row"] == row]

@@ -20,7 +20,7 @@ Example::
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -51,6 +51,8 @@ NAMES = {
     "occlusion": "Occlusion explorer",
     "feature": "Feature explorer",
     "invariance": "Invariance explorer",
+    "class": "Class explorer",
+    "maximization": "Maximisation explorer",
 }  # of the explorers, for readers who hear them
 LONG_NAME = 12  # characters of a layer's name that fit beside its maps in the usual size
 STRONGEST = 8  # small maps of each layer
@@ -92,6 +94,18 @@ WORDS = view.WORDS | {
     "{labels}.",
     "dead": "{layer}, feature {feature}: none of the pictures excites it.",
     "nearest": "{layer} shows {count} features here, and {wanted} is none of them; the nearest is {feature}.",
+    "climb": "Climb",
+    "pause": "Pause",
+    "otherNoise": "Other noise",
+    "fromPhotograph": "From the photograph",
+    "startPicture": "where it starts",
+    "climbedPicture": "where it is now",
+    "ascent": "what it answers, from the start to now",
+    "ofWholeMap": "{layer}, feature {feature}, its whole map",
+    "ofUnit": "{layer}, feature {feature}, its middle unit",
+    "ofLogit": "{label}, the logit of the class",
+    "answer": "answers {value} after {steps} steps; {first} at the start",
+    "climbed": "{goal}: the answer went from {first} to {value} in {steps} steps, each along the gradient.",
     "guessesLeft": "what the network takes the rest for",
     "scan": "Scan the whole picture",
     "stop": "Stop",
@@ -101,6 +115,16 @@ WORDS = view.WORDS | {
     "python_white": 'to_input([np.full((64, 64, 3), 255, "uint8")], card)[0]',
     "python_blur": '"blur"',
     "python_noise": '"noise"',
+    "lesson": "{name}, class {place} of {count}: after {most} training pictures of each class, {right} % of "
+    "its test pictures are recognised ({row}); after {least}, {early} %. Of {layer}, the SVM’s decision for "
+    "it rests most on {carriers}.",
+    "ofLesson": "Accuracy on {name}. {curves}",
+    "curve": "{row}: {points}.",
+    "curvePoint": "{mean} % after {pictures}",
+    "carrier": "feature {feature}",
+    "carrierWall": "feature {feature}, {part}",
+    "trainingPictures": "training pictures of each class",
+    "accuracyAxis": "accuracy, %",
     "saved": "Saved as {file}.",
     "copied": "Copied.",
 }
@@ -440,6 +464,112 @@ def _class_control(viewer: Viewer, target: int, count: int) -> str:
     return f'<label>Class<select data-choice="target" disabled>{classes}</select></label>'
 
 
+# ------------------------------------------------------------------------------ an ascent as HTML
+POSITIONS = {"its whole map": "map", "its middle unit": "middle"}
+SWITCHES = {  # of the regularisers → words
+    "l2": "L2: not too large",
+    "tv": "Total variation: in patches",
+    "jitter": "Jitter: moved by chance",
+    "turn": "Scaled and turned by chance",
+    "frequency": "Frequency space",
+}
+#: What the classes are called among the layers.
+CLASSES = "logits"
+
+
+@dataclass(frozen=True)
+class Climbed:
+    """An ascent to a feature or a class, as far as it has come.
+
+    ``path`` is a layer's, or :data:`CLASSES`; ``position`` is ``"map"`` or ``"middle"``. ``start`` and
+    ``picture`` are (S, S, 3) uint8; ``history`` what was answered before each step; ``credit`` is due to the
+    photograph that it started from, if it did.
+    """
+
+    path: str
+    channel: int
+    position: str
+    start: np.ndarray
+    picture: np.ndarray
+    history: tuple[float, ...]
+    credit: str = ""
+
+    def words(self, viewer: Viewer) -> dict[str, object]:
+        """What the templates that tell of an ascent want to know."""
+        names = {path: name for name, path in viewer.layers.items()}
+        given = {"layer": names.get(self.path), "feature": self.channel}
+        words = {"map": WORDS["ofWholeMap"], "middle": WORDS["ofUnit"]}[self.position]
+        if self.path == CLASSES:
+            words, given = WORDS["ofLogit"], {"label": viewer.label(self.channel)}
+        first, value = (f"{self.history[n]:.3g}" if self.history else "" for n in (0, -1))
+        return {"goal": words.format(**given), "first": first, "value": value, "steps": len(self.history)}
+
+
+def climbed_html(viewer: Viewer, climbed: Climbed, controls: str | None = None) -> str:
+    """Where an ascent started, where it is, and the curve of its answers.
+
+    As :func:`picture_html`, for the maximisation explorer.
+    """
+    given = climbed.words(viewer)
+    start, picture = (
+        _panel_html(name, pixels, WORDS[f"{name}Picture"])
+        for name, pixels in (("start", climbed.start), ("climbed", climbed.picture))
+    )
+    low, high = min([0.0, *climbed.history]), max([0.0, *climbed.history])
+    last = max(1, len(climbed.history) - 1)
+    points = " ".join(
+        f"{100 * n / last:.2f},{40 - 40 * (value - low) / (high - low or 1):.2f}"
+        for n, value in enumerate(climbed.history)
+    )
+    says = WORDS["climbed"].format(**given) if climbed.history else ""
+    answer = WORDS["answer"].format(**given) if climbed.history else ""
+    return (
+        f'<div class="zf-picture"><div class="zf-climb">{start}{picture}</div>'
+        f'<figure class="zf-curve"><svg viewBox="-1 -1 102 42" preserveAspectRatio="none" role="img" '
+        f'aria-label="{WORDS["ascent"]}"><polyline points="{points}"/></svg>'
+        f'<figcaption class="zf-answer">{escape(answer)}</figcaption></figure>{controls or ""}'
+        f'<div class="zf-words"><p class="zf-says" aria-live="polite">{escape(says)}</p>'
+        f'<p class="zf-credit">{escape(climbed.credit)}</p></div></div>'
+    )
+
+
+def climb_controls(viewer: Viewer, climbed: Climbed, classes: int) -> str:
+    """What to climb to, the regularisers, and the buttons; ``classes`` is how many there are."""
+    paths = viewer.layers | ({"class": CLASSES} if classes else {})
+    layers, places = _options(paths, climbed.path), _options(POSITIONS, climbed.position)
+    of_class = climbed.path == CLASSES
+    hidden = " hidden" * of_class
+    feature = (
+        f'<label{hidden}>Feature<input type="number" inputmode="numeric" data-choice="feature" '
+        f'min="0" value="{0 if of_class else climbed.channel}" disabled autocomplete="off"></label>'
+    )
+    target = _class_control(viewer, climbed.channel if of_class else 0, classes) if classes else ""
+    if not of_class:
+        target = target.replace("<label>", "<label hidden>", 1)
+    switches = "".join(
+        f'<label class="zf-switch"><input type="checkbox" data-choice="{name}" checked disabled>'
+        f"{words}</label>"
+        for name, words in SWITCHES.items()
+    )
+    buttons = "".join(
+        f'<button type="button" data-do="{do}" disabled>{WORDS[words]}</button>'
+        for do, words in (("climb", "climb"), ("noise", "otherNoise"), ("begin", "fromPhotograph"))
+    )
+    return (
+        f'<div class="zf-choices"><label>Layer<select data-choice="layer" disabled>{layers}</select></label>'
+        f'{feature}{target}<label{hidden}>Which part<select data-choice="position" disabled>{places}</select>'
+        f'</label>{buttons}</div><fieldset class="zf-switches"><legend>What holds the picture back</legend>'
+        f"{switches}</fieldset>"
+    )
+
+
+def _options(values: Mapping[str, str], chosen: str) -> str:
+    return "".join(
+        f'<option value="{escape(value)}"{" selected" if value == chosen else ""}>{escape(words)}</option>'
+        for words, value in values.items()
+    )
+
+
 # ------------------------------------------------------------------------------ nine hits as HTML
 @dataclass(frozen=True)
 class Nine:
@@ -586,6 +716,164 @@ def feature_controls(layers: Mapping[str, str], nine: Nine, features: Sequence[i
         f'<label>Feature<input type="number" inputmode="numeric" data-choice="feature" min="0" '
         f'max="{features[-1]}" value="{nine.feature}" disabled autocomplete="off"></label>{steps}'
         '<button type="button" data-do="link" disabled>Copy a link to it</button></div>'
+    )
+
+
+# ------------------------------------------------------------------------------ another set's class as HTML
+#: The points of a curve: training pictures of each class, mean accuracy and its deviation in percent.
+Curve = Sequence[tuple[float, float, float]]
+CARRIERS = 4  # features that are shown for a class
+PLOT = (44, 12, 470, 190)  # left, top, right, bottom of the curves, in the units of a drawing 480 wide
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A class of another data set: its accuracies, and the features that carry it.
+
+    ``place`` is its place among the ``count`` classes by accuracy, from 1; ``curves`` are by row, such as
+    ``"pretrained, layer 5"``; ``carriers`` are (feature of ``layer``, its part in the decision).
+    """
+
+    name: str
+    place: int
+    count: int
+    layer: str
+    curves: Mapping[str, Curve]
+    carriers: Sequence[tuple[int, float]]
+
+    @classmethod
+    def every(
+        cls,
+        layer: str,
+        curves: Mapping[str, Mapping[str, Curve]],
+        carriers: Mapping[str, Sequence[tuple[int, float]]],
+    ) -> list[Lesson]:
+        """Of classes by name, the best first: by the last point of the first row."""
+        if not curves:
+            raise ValueError("there are no curves to show; `zfcore reproduce fig7` records them")
+        if missing := sorted(curves.keys() - carriers.keys()):
+            raise ValueError(f"no features are given for {', '.join(missing)}")
+        ranked = sorted(curves, key=lambda name: -next(iter(curves[name].values()))[-1][1])
+        return [
+            cls(name, place, len(ranked), layer, curves[name], carriers[name][:CARRIERS])
+            for place, name in enumerate(ranked, 1)
+        ]
+
+    @property
+    def title(self) -> str:
+        """The class with its accuracy, as it is listed."""
+        return f"{self.name}, {next(iter(self.curves.values()))[-1][1]:.0f} %"
+
+    def says(self) -> str:
+        """The class in words: the line under the curves."""
+        row, points = next(iter(self.curves.items()))
+        (least, early, _), (most, right, _) = points[0], points[-1]
+        return WORDS["lesson"].format(
+            name=self.name, place=self.place, count=self.count, row=row, layer=self.layer,
+            most=f"{most:.0f}", right=f"{right:.0f}", least=f"{least:.0f}", early=f"{early:.0f}",
+            carriers=", ".join(WORDS["carrier"].format(feature=feature) for feature, _ in self.carriers),
+        )  # fmt: skip
+
+    def alt(self) -> str:
+        """The curves for those who do not see them: every row at its first, middle and last point."""
+        told = []
+        for row, points in self.curves.items():
+            three = [points[n] for n in sorted({0, len(points) // 2, len(points) - 1})]
+            given = [WORDS["curvePoint"].format(mean=f"{y:.0f}", pictures=f"{x:.0f}") for x, y, _ in three]
+            told.append(WORDS["curve"].format(row=row, points=", ".join(given)))
+        return WORDS["ofLesson"].format(name=self.name, curves=" ".join(told))
+
+    def captions(self) -> list[str]:
+        """What stands over each feature's nine pictures."""
+        return [WORDS["carrierWall"].format(feature=f, part=f"{part:+.2f}") for f, part in self.carriers]
+
+    def lines(self) -> list[str]:
+        """The curves' points in the drawing, row by row."""
+        return [_points((x, y) for x, y, _ in points) for points in self._scaled()]
+
+    def bands(self) -> list[str]:
+        """The outlines of one deviation to either side, row by row."""
+        return [
+            _points([*((x, y - d) for x, y, d in points), *((x, y + d) for x, y, d in points[::-1])])
+            for points in self._scaled()
+        ]
+
+    def _scaled(self) -> list[list[tuple[float, float, float]]]:
+        left, top, right, bottom = PLOT
+        most = max(points[-1][0] for points in self.curves.values())
+        across, down = (right - left) / most, (bottom - top) / 100
+        return [
+            [(left + across * x, bottom - down * y, down * d) for x, y, d in p] for p in self.curves.values()
+        ]
+
+
+def _points(places: Iterable[tuple[float, float]]) -> str:
+    _, top, _, bottom = PLOT
+    return " ".join(f"{x:.0f},{min(max(y, top), bottom):.1f}" for x, y in places)
+
+
+def lesson_html(lesson: Lesson, gallery: Gallery, controls: str = "") -> str:
+    """A class's curves and words, and for each feature that carries it the nine projections of the gallery.
+
+    As :func:`picture_html`, for the class explorer. A feature that the gallery does not show stays hidden.
+    """
+    walls, features = "", gallery.wall(lesson.layer).features
+    for (feature, _), caption in zip(lesson.carriers, lesson.captions(), strict=True):
+        nine = Nine.of(gallery, lesson.layer, feature if feature in features else features[0])
+        wall = _nine_html("carrier", caption, nine.projections, nine.words())
+        walls += wall if feature in features else wall.replace("<div ", "<div hidden ", 1)
+    return (
+        f'<div class="zf-picture">{controls}{_curves_html(lesson)}'
+        f'<div class="zf-words"><p class="zf-says" aria-live="polite">{escape(lesson.says())}</p></div>'
+        f'<div class="zf-carriers">{walls}</div></div>'
+    )
+
+
+def _curves_html(lesson: Lesson) -> str:
+    """The curves as a drawing with its axes and a key below; the scripts move the curves' points only."""
+    left, top, right, bottom = PLOT
+    middle, centre = (left + right) // 2, (top + bottom) // 2
+    curves = list(lesson.curves.values())
+    most = max(points[-1][0] for points in curves)
+    parts = []
+    for share in range(0, 101, 25):
+        y = bottom - share * (bottom - top) / 100
+        parts.append(f'<path class="zf-grid" d="M{left} {y:g}H{right}"/>')
+        parts.append(_text_html(left - 6, y + 4, "end", f"{share}"))
+    for x in sorted({points[n][0] for points in curves for n in (0, len(points) // 2, -1)}):
+        parts.append(_text_html(left + x * (right - left) / most, bottom + 16, "middle", f"{x:g}"))
+    parts.append(_text_html(middle, bottom + 33, "middle", WORDS["trainingPictures"]))
+    turned = f' transform="rotate(-90 12 {centre})"'
+    parts.append(_text_html(12, centre, "middle", WORDS["accuracyAxis"], turned))
+    for n, (row, line, band) in enumerate(zip(lesson.curves, lesson.lines(), lesson.bands(), strict=True)):
+        x, y = left + 10 + 220 * (n % 2), bottom + 52 + 17 * (n // 2)
+        parts.append(f'<polygon data-row="{n}" points="{band}"/><polyline data-row="{n}" points="{line}"/>')
+        parts.append(f'<path class="zf-key" data-row="{n}" d="M{x} {y - 4}h26"/>')
+        parts.append(_text_html(x + 32, y, "start", escape(row)))
+    height = bottom + 58 + 17 * ((len(curves) - 1) // 2)
+    return (
+        f'<svg class="zf-curves" viewBox="0 0 480 {height}" role="img" '
+        f'aria-label="{escape(lesson.alt())}">{"".join(parts)}</svg>'
+    )
+
+
+def _text_html(x: float, y: float, anchor: str, words: str, more: str = "") -> str:
+    return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}"{more}>{words}</text>'
+
+
+def lesson_controls(lessons: Sequence[Lesson], shown: int) -> str:
+    """The classes by accuracy, in turn, and the link."""
+    options = "".join(
+        f'<option value="{n}"{" selected" if n == shown else ""}>{escape(lesson.title)}</option>'
+        for n, lesson in enumerate(lessons)
+    )
+    steps = "".join(
+        f'<button type="button" data-do="{do}" disabled>{words}</button>'
+        for do, words in (("previous", "Previous"), ("next", "Next"), ("link", "Copy a link to it"))
+    )
+    return (
+        f'<div class="zf-choices"><label>Class, the best first<select data-choice="class" disabled>{options}'
+        f"</select></label>{steps}</div>"
     )
 
 

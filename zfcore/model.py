@@ -411,7 +411,8 @@ def initialize_(model: nn.Module, scheme: str = "paper") -> None:
     """Draw weights in place with the global generator; every bias becomes 0.
 
     ``"paper"``: N(0, 0.01²) everywhere (§3). ``"he"``: N(0, 2/fan_in), the last linear layer
-    N(0, 0.01²), for inputs of unit scale (He et al. 2015, doi:10.1109/ICCV.2015.123).
+    N(0, 0.01²), for inputs of unit scale (He et al. 2015, doi:10.1109/ICCV.2015.123). Batch norms, which
+    the paper's networks lack and others have, become the identity.
 
     Raises
     ------
@@ -428,6 +429,9 @@ def initialize_(model: nn.Module, scheme: str = "paper") -> None:
             nn.init.normal_(layer.weight, std=0.01)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ import base64
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from string import Template
@@ -45,14 +46,21 @@ from zfcore.data import Picture, decode, squares
 from zfcore.figures import FRAME
 from zfcore.gallery import Gallery
 from zfcore.markup import (
+    CLASSES,
     FARTHEST,
     NAMES,
     STRONGEST,
     WORDS,
+    Climbed,
+    Lesson,
     Nine,
+    climb_controls,
+    climbed_html,
     covered_html,
     feature_controls,
     features_html,
+    lesson_controls,
+    lesson_html,
     move_controls,
     moved_html,
     picture_html,
@@ -60,6 +68,7 @@ from zfcore.markup import (
     style_html,
     unit_controls,
 )
+from zfcore.maximization import DELTA, REGULARISED
 from zfcore.occlusion import OcclusionMaps
 from zfcore.view import (
     COLOURS,
@@ -76,6 +85,7 @@ from zfcore.view import (
     data_url,
 )
 
+MOST_STEPS = 400  # of one ascent in a page, before it rests
 #: How torchvision's ImageNet networks want their pictures; :func:`save_page` assumes it without a card.
 IMAGENET_CARD = {
     "input_size": 224,
@@ -111,7 +121,7 @@ def explorer_html(
     source
         Where the book's build finds the network (:func:`zfcore.assets.source`), which then lies beside the
         pages and is loaded by the first click; None: it goes into this very piece of HTML, and starts by
-        itself.
+        itself where the runtime is in the page too.
     gallery
         What the features look for, if that shall be shown too.
     weights
@@ -211,6 +221,87 @@ def feature_html(
     body += scripts_html({name: asset(name, packed) for name, packed in packs.items()})
     name = seen.subject.name
     return _shell_html("feature", viewer, pictures, name, snippet, source, constants, body)
+
+
+def class_html(lessons: Sequence[Lesson], shown: int, gallery: Gallery, weights: str | None = None) -> str:
+    """The class explorer as one piece of HTML; it runs no network.
+
+    Parameters
+    ----------
+    lessons
+        The classes, in the order in which they are offered.
+    shown
+        The number of the one to open with.
+    gallery
+        Where the projections of the features come from.
+    weights
+        The name under which the book stores it, if it does; else some of its features come along, and the
+        others stay hidden.
+    """
+    wall = gallery.wall(lessons[shown].layer)
+    state, packs = gallery_state(gallery, weights)
+    state["layers"] = [layer for layer in state["layers"] if layer["path"] == wall.path]
+    packs = {layer["asset"]: packs[layer["asset"]] for layer in state["layers"] if layer["asset"] in packs}
+    constants = {
+        "explorer": "class",
+        "source": None,
+        "gallery": state,
+        "path": wall.path,
+        "words": {name: WORDS[name] for name in ("copied", "hit", "unlabelled")},
+        "start": shown,
+        "classes": [
+            {
+                "name": lesson.name,
+                "says": lesson.says(),
+                "alt": lesson.alt(),
+                "lines": lesson.lines(),
+                "bands": lesson.bands(),
+                "carriers": list(
+                    zip((feature for feature, _ in lesson.carriers), lesson.captions(), strict=True)
+                ),
+            }
+            for lesson in lessons
+        ],
+    }
+    body = lesson_html(lessons[shown], gallery, lesson_controls(lessons, shown))
+    body += scripts_html({name: asset(name, packed) for name, packed in packs.items()})
+    return (
+        f'<div class="zf-explorer" data-explorer="class" role="group" aria-label="{NAMES["class"]}" '
+        f'aria-busy="false">{style_html()}{body}<p class="zf-status" role="status"></p>'
+        f'<script type="application/json" class="zf-state">{inline_json(constants)}</script></div>'
+    )
+
+
+def maximization_html(
+    viewer: Viewer,
+    pictures: Mapping[str, Picture],
+    start: Climbed,
+    snippet: str,
+    seed: int = 0,
+    source: Mapping | None = None,
+) -> str:
+    """The maximisation explorer as one piece of HTML; parameters and result as of :func:`explorer_html`.
+
+    It opens with the ascent ``start``; the next one starts from noise of ``seed``, or from a photograph.
+    """
+    classes = len(viewer.card["labels"]) if viewer.classifier and viewer.card.get("labels") else 0
+    of_class = start.path == CLASSES
+    state = {
+        "recipe": asdict(REGULARISED) | {"delta": DELTA},
+        "befores": {path: viewer.before(path) for path in viewer.layers.values()},
+        "result": viewer.net.layers[-1],
+        "most": MOST_STEPS,
+        "start": {
+            "path": start.path,
+            "feature": 0 if of_class else start.channel,
+            "target": start.channel if of_class else 0,
+            "position": start.position,
+            "seed": seed,
+        },
+    }
+    body = climbed_html(viewer, start, climb_controls(viewer, start, classes))
+    shown = next(iter(pictures))
+    return _shell_html("maximization", viewer, pictures, shown, snippet, source, state, body)
 
 
 def _shell_html(
@@ -317,6 +408,16 @@ LOAD = 'from zfcore.model import load\nnetwork, card = load("{weights}")'
 LOAD_YOURS = "from my_project import network, card  # your own network, and how it wants its pictures"
 
 
+MAXIMIZATION_SNIPPET = """\
+from zfcore.maximization import maximize
+{load}
+r = maximize(
+    network, "{{path}}", {{channel}}, card["input_size"], position="{{position}}", seed={{seed}},
+    iterations={{steps}}, l2={{l2}}, tv={{tv}}, jitter={{jitter}}, scale={{scale}}, rotation={{rotation}},
+    frequency={{frequency}},
+)
+r.image, r.history  # (3, S, S) in the network's units; a page draws its noise from another generator
+"""
 INVARIANCE_SNIPPET = """\
 from zfcore.data import photographs, to_input
 from zfcore.deconvnet import Deconvnet
@@ -343,8 +444,12 @@ gallery.hits("{{layer}}", {{feature}}), gallery.projections("{{layer}}", {{featu
 
 
 def snippet(weights: str | None, template: str = SNIPPET) -> str:
-    """Python that makes what is shown again; ``weights`` is their name for :func:`zfcore.model.load`."""
-    return template.format(load=LOAD.format(weights=weights) if weights else LOAD_YOURS, weights=weights)
+    """Python that makes what is shown again; ``weights`` is their name for :func:`zfcore.model.load`.
+
+    The architecture of a network of torchvision's, which stands in its card, is no such name.
+    """
+    loadable = weights and not weights.startswith("torchvision.")
+    return template.format(load=LOAD.format(weights=weights) if loadable else LOAD_YOURS, weights=weights)
 
 
 def save_page(

@@ -271,9 +271,10 @@ def _key(notebook: Path, parameters: dict[str, Any], surroundings: str) -> str:
 
 
 def _surroundings(root: Path) -> str:
-    """A digest of what every chapter depends on: package, weights, stored results, versions."""
+    """A digest of what every chapter depends on: package, weights, stored results, claims, versions."""
     results = (root / "book" / "results").rglob("*")
-    files = [root / "requirements.lock", *sorted(results), *sorted(PACKAGE.rglob("*"))]
+    alone = [root / "requirements.lock", root / "book" / "claims.json"]
+    files = [*alone, *sorted(results), *sorted(PACKAGE.rglob("*"))]
     kept = [file for file in files if file.is_file() and "__pycache__" not in file.parts]
     return _digest(kept) + _versions()
 

@@ -443,6 +443,14 @@ class Viewer:
         name, path = list(self._relus().items() if self.classifier else self.layers.items())[-1]
         return names.get(path, name), path
 
+    def before(self, path: str) -> str:
+        """The layer whose values a ReLU rectifies; of any other layer the layer itself."""
+        network = self.net.trace
+        node = network.node(path)
+        if not isinstance(network.operations[node], nn.ReLU):
+            return path
+        return network.names.get(network.sources(node)[0], path)
+
     def move(
         self,
         seen: Seen,

@@ -20,16 +20,19 @@ import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
 import ipywidgets
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from zfcore import assets, markup, page
 from zfcore.data import Picture, decode
 from zfcore.gallery import Gallery
+from zfcore.maximization import REGULARISED, Answer, Recipe, Step, ascend, noise
 from zfcore.occlusion import OcclusionMaps
 from zfcore.view import FILLS, Covered, Frame, Moved, Seen, Viewer, as_png, beside, contact_sheet, file_name
 
@@ -99,10 +102,7 @@ class _Explorer(ipywidgets.VBox):
         return self._twin(viewer, shown, source)
 
     def _repr_mimebundle_(self, **options):
-        bundle = super()._repr_mimebundle_(**options)
-        if "JPY_SESSION_NAME" not in os.environ:  # no server is there to keep the widgets alive
-            bundle["text/html"] = self.to_html()
-        return bundle
+        return _with_twin(self, super()._repr_mimebundle_(**options))
 
     # -------------------------------------------------------------------------- the widgets
     def _look(self) -> Seen:
@@ -718,6 +718,321 @@ class InvarianceExplorer(_Explorer):
         amounts = (self.shift.value, self.scale.value, self.rotation.value)
         self._moved = self._viewer.move(self._look(), *amounts, self.target.value)
         self._draw(markup.moved_html(self._viewer, self._moved))
+
+
+class ClassExplorer(ipywidgets.VBox):
+    """Choose another data set's class: see its accuracy, and what the features look for that carry it (§5).
+
+    Shown are the class's accuracy by the number of training pictures, row by row with a band of one deviation
+    over the splits, and for each of the features that a classifier's decision rests on most the projections
+    of its nine strongest pictures. The classes are offered by their accuracy, the best first. The widgets are
+    attributes (``chosen``, ``previous``, ``following``): setting ``chosen.value`` to a class's name moves
+    the explorer. In a page, ``#class=accordion`` leads to a class.
+
+    Parameters
+    ----------
+    gallery
+        What the features look for; see :class:`FeatureExplorer`.
+    curves
+        Class → row → points (training pictures, mean, deviation; accuracies in percent), as
+        :func:`zfcore.generalization.class_curves` gives them. The first row's last point ranks the classes.
+    carriers
+        Class → (feature, its part in the decision), the strongest first, as
+        :func:`zfcore.generalization.strongest_maps` gives them; four at most are shown.
+    layer
+        Of the features, by either name.
+    weights
+        The name under which the book stores the gallery, if it does.
+
+    Raises
+    ------
+    ValueError
+        There are no curves; a class has no features; the gallery has no such layer.
+    """
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        curves: Mapping[str, Mapping[str, markup.Curve]],
+        carriers: Mapping[str, Sequence[tuple[int, float]]],
+        layer: str = "layer 5",
+        *,
+        weights: str | None = None,
+    ):
+        self._gallery, self._weights = gallery, weights
+        self._lessons = markup.Lesson.every(gallery.wall(layer).name, curves, carriers)
+        classes = [(lesson.title, lesson.name) for lesson in self._lessons]
+        self.chosen = _labelled(ipywidgets.Dropdown(options=classes), "Class, the best first")
+        self.previous, self.following = (
+            ipywidgets.Button(description=words, layout={"width": "auto"}) for words in ("Previous", "Next")
+        )
+        self.picture = ipywidgets.HTML()
+        self.chosen.observe(lambda _: self._show(), "value")
+        self.previous.on_click(lambda _: self._step(-1))
+        self.following.on_click(lambda _: self._step(1))
+        row = ipywidgets.Layout(flex_flow="row wrap", align_items="center")
+        controls = ipywidgets.Box([self.chosen, self.previous, self.following], layout=row)
+        super().__init__([controls, ipywidgets.HTML(markup.style_html()), self.picture])
+        self.add_class("zf-live")
+        self._show()
+
+    @property
+    def lesson(self) -> markup.Lesson:
+        """What is shown now."""
+        return self._lessons[self.chosen.index]
+
+    def to_html(self) -> str:
+        """The twin: the same in a page without a kernel; it opens with the class that is shown now."""
+        return page.class_html(self._lessons, self.chosen.index, self._gallery, self._weights)
+
+    def _repr_mimebundle_(self, **options):
+        return _with_twin(self, super()._repr_mimebundle_(**options))
+
+    def _step(self, by: int) -> None:
+        self.chosen.index = (self.chosen.index + by) % len(self._lessons)
+
+    def _show(self) -> None:
+        self.picture.value = markup.lesson_html(self.lesson, self._gallery)
+
+
+def _with_twin(explorer: _Explorer | ClassExplorer, bundle: dict) -> dict:
+    """What a notebook stores of an explorer: with its page form, where no server keeps the widgets alive."""
+    if "JPY_SESSION_NAME" not in os.environ:
+        bundle["text/html"] = explorer.to_html()
+    return bundle
+
+
+class MaximizationExplorer(_Explorer):
+    """Climb from noise to the picture that a feature or a class answers to most, step by step.
+
+    Shown are the picture at the start, the picture now, and the curve of the answers. Regularisers take part
+    from the next step on; another layer or feature starts again from noise, another photograph starts there.
+    The widgets are attributes (``photograph``, ``layer``, ``feature``, ``target``, ``position``, ``l2``,
+    ``tv``, ``jitter``, ``turn``, ``frequency``, ``climb``, ``noise``, ``from_photograph``, ``upload``,
+    ``save``).
+
+    Parameters
+    ----------
+    model, card, photographs, layers, weights
+        As of :class:`PhotoExplorer`.
+    layer, channel
+        To begin with: a reader's name, or ``"class"``; a feature or a class. Default: the last layer's first.
+    steps
+        So many are climbed before it is shown.
+    seed
+        Of the noise.
+
+    Raises
+    ------
+    ValueError
+        As :class:`PhotoExplorer`; there is no such layer or feature.
+    """
+
+    most = page.MOST_STEPS
+
+    def __init__(
+        self,
+        model: nn.Module,
+        card: Mapping,
+        photographs: Mapping[str, Picture],
+        layers: Mapping[str, str] | Sequence[str] | None = None,
+        *,
+        layer: str | None = None,
+        channel: int = 0,
+        steps: int = 0,
+        seed: int = 0,
+        weights: str | None = None,
+    ):
+        self._first, self._seed = (layer, channel), seed
+        self._steps: Iterator[Step] | None = None
+        self._climbing: asyncio.Task | None = None
+        self._begun = False
+        super().__init__(model, card, photographs, layers, weights)
+        self.run(steps)
+
+    @property
+    def climbed(self) -> markup.Climbed:
+        """What is shown now."""
+        shown = (self._viewer.shown(picture) for picture in (self._start, self._picture))
+        return markup.Climbed(
+            self._path(), self._channel(), self._part(), *shown, tuple(self._history), self._credit
+        )
+
+    def run(self, steps: int) -> None:
+        """Climb so many steps at once, and show the picture."""
+        for _ in range(steps):
+            self._step()
+        self._show()
+
+    def snippet(self) -> str:
+        """Python that climbs from noise as far, by the regularisers that are on."""
+        recipe = self._recipe()
+        names = ("l2", "tv", "jitter", "scale", "rotation", "frequency")
+        path = self._viewer.net.layers[-1] if self._path() == markup.CLASSES else self._path()
+        return page.snippet(self._weights, page.MAXIMIZATION_SNIPPET).format(
+            path=path,
+            channel=self._channel(),
+            position=self._part(),
+            seed=self._seed,
+            steps=max(1, len(self._history)),
+            **{name: getattr(recipe, name) for name in names},
+        )
+
+    def _sheet(self) -> tuple[np.ndarray, str]:
+        climbed = self.climbed
+        name = f"{climbed.words(self._viewer)['goal']} maximised"
+        return beside([(climbed.start, None), (climbed.picture, None)]), file_name(name)
+
+    def _twin(self, viewer: Viewer, shown: str, source: Mapping | None) -> str:
+        snippet = page.snippet(self._weights, page.MAXIMIZATION_SNIPPET)
+        return page.maximization_html(viewer, self._shipped, self.climbed, snippet, self._seed, source)
+
+    # -------------------------------------------------------------------------- the widgets
+    def _controls(self) -> list[list[ipywidgets.Widget]]:
+        viewer, (first, channel) = self._viewer, self._first
+        names = [*viewer.layers, *(["class"] if viewer.classifier and viewer.card.get("labels") else [])]
+        first = first or list(viewer.layers)[-1]
+        if first not in names:
+            raise ValueError(f"no layer {first!r} here; there are: {', '.join(names)}")
+        self.layer = _labelled(ipywidgets.Dropdown(options=names, value=first), "Layer")
+        self.feature = _labelled(ipywidgets.BoundedIntText(min=0, max=0), "Feature")
+        classes = sorted((label, n) for n, label in enumerate(viewer.card.get("labels") or ["none"]))
+        self.target = _labelled(ipywidgets.Dropdown(options=classes, value=0), "Class")
+        parts = list(markup.POSITIONS.items())
+        self.position = _labelled(ipywidgets.Dropdown(options=parts), "Which part")
+        chosen = self.target if first == "class" else self.feature
+        self._offer_features()
+        most = len(classes) if first == "class" else self.feature.max + 1
+        if not 0 <= channel < most:
+            raise ValueError(f"{first} has the features 0 to {most - 1}, but {channel} was asked for")
+        chosen.value = channel
+        self.climb, self.noise, self.from_photograph = (
+            ipywidgets.Button(description=markup.WORDS[words], layout={"width": "auto"})
+            for words in ("climb", "otherNoise", "fromPhotograph")
+        )
+        for name, words in markup.SWITCHES.items():
+            switch = ipywidgets.Checkbox(True, description=words, indent=False, layout={"width": "auto"})
+            switch.observe(lambda _: self._prepare(), "value")
+            setattr(self, name, switch)
+        self.layer.observe(lambda _: self._unless_busy(self._other_layer), "value")
+        for control in (self.feature, self.target, self.position):
+            control.observe(lambda _: self._unless_busy(self._from_noise), "value")
+        self.climb.on_click(lambda _: self._start_or_stop())
+        self.noise.on_click(lambda _: self._other_noise())
+        self.from_photograph.on_click(lambda _: self._looked())
+        return [
+            [self.layer, self.feature, self.target, self.position],
+            [getattr(self, name) for name in markup.SWITCHES],
+            [self.climb, self.noise, self.photograph, self.from_photograph],
+        ]
+
+    def _path(self) -> str:
+        return self._viewer.layers.get(self.layer.value, markup.CLASSES)
+
+    def _channel(self) -> int:
+        return self.target.value if self._path() == markup.CLASSES else self.feature.value
+
+    def _part(self) -> str:
+        return "map" if self._path() == markup.CLASSES else self.position.value
+
+    def _offer_features(self) -> None:
+        """The controls that the chosen layer wants."""
+        of_class, viewer = self._path() == markup.CLASSES, self._viewer
+        for control, shown in (
+            (self.feature, not of_class),
+            (self.position, not of_class),
+            (self.target, of_class),
+        ):
+            control.layout.display = "" if shown else "none"
+        if not of_class:
+            blank = next(viewer.model.parameters()).new_zeros(1, 3, viewer.side, viewer.side)
+            with torch.no_grad():
+                self.feature.max = viewer.net.activations(blank, [self._path()])[self._path()].shape[1] - 1
+
+    # -------------------------------------------------------------------------- the ascent
+    def _recipe(self) -> Recipe:
+        """What the reader's switches leave of the book's recipe."""
+        off = {"l2": {"l2": 0.0}, "tv": {"tv": 0.0}, "jitter": {"jitter": 0}, "frequency": {"frequency": 0.0}}
+        off["turn"] = {"scale": 1.0, "rotation": 0.0}
+        changes = {
+            key: value for name in off if not getattr(self, name).value for key, value in off[name].items()
+        }
+        return replace(REGULARISED, iterations=self.most, **changes)
+
+    def _looked(self) -> None:
+        """Another photograph: the ascent starts there; at first, from noise."""
+        if self._begun:
+            self._credit = self._look().subject.credit
+            self._from(self._look().input)
+        else:
+            self._begun = True
+            self._from_noise()
+
+    def _other_layer(self) -> None:
+        with self._quietly():
+            self._offer_features()
+        self._from_noise()
+
+    def _other_noise(self) -> None:
+        self._seed += 1
+        self._from_noise()
+
+    def _from_noise(self) -> None:
+        self._credit = ""
+        recipe, weight = self._recipe(), next(self._viewer.model.parameters())
+        drawn = noise(self._viewer.side, [self._seed], recipe.contrast, recipe.frequency)
+        self._from(drawn.to(weight.dtype).to(weight.device))
+
+    def _from(self, pictures: Tensor) -> None:
+        self._stop()
+        self._start = self._picture = pictures[0]
+        self._history: list[float] = []
+        self._prepare()
+        self._show()
+
+    def _prepare(self) -> None:
+        """Climb on from here by the recipe as it is now."""
+        path = self._viewer.net.layers[-1] if self._path() == markup.CLASSES else self._path()
+        aim = (path, [self._channel()], self._part(), "logit", REGULARISED.wake)
+        answer = Answer(self._viewer.net.trace, *aim)
+        seed = self._seed + len(self._history)  # other moves than those so far
+        self._steps = ascend(answer, self._picture[None], self._recipe(), [seed])
+
+    def _step(self) -> None:
+        step = next(self._steps, None)
+        if step is None:
+            self._prepare()
+            step = next(self._steps)
+        self._picture = step.pictures[0]
+        self._history.append(step.values.item())
+
+    def _show(self) -> None:
+        self._draw(markup.climbed_html(self._viewer, self.climbed))
+
+    def _start_or_stop(self) -> None:
+        if self._climbing:
+            self._stop()
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # nobody is there to stop it
+            self.run(self.most)
+            return
+        self._climbing = loop.create_task(self._climb())
+        self.climb.description = markup.WORDS["pause"]
+
+    def _stop(self) -> None:
+        if self._climbing:
+            self._climbing.cancel()
+        self._climbing = None
+        self.climb.description = markup.WORDS["climb"]
+
+    async def _climb(self) -> None:
+        for _ in range(self.most):
+            self._step()
+            self._show()
+            await asyncio.sleep(0.02)  # let the reader's hand in
+        self._stop()
 
 
 def _slider(value: float, least: float, most: float, step: float) -> ipywidgets.FloatSlider:

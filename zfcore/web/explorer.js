@@ -121,7 +121,9 @@ class Explorer {
     this.root.dataset.on = "";
     this.wire();
     this.#announce();
-    if (this.state.begin) void this.look(this.shown, true);
+    const { assets, parts } = store();
+    const inside = [RUNTIME, this.state.network].every((name) => assets[name]?.files.every((file) => file in parts));
+    if (this.state.begin && inside) void this.look(this.shown, true); // what has to be loaded waits for a click
   }
 
   // -------------------------------------------------------------------------- what each kind does in its own way

@@ -114,11 +114,6 @@ class Network {
   occlude(argument, wish) {
     return this.ask("occlude", argument, wish);
   }
-
-  /** @param {Ascent} argument @param {Wish} [wish] @returns {Promise<Float32Array | null>} */
-  maximise(argument, wish) {
-    return this.ask("maximise", argument, wish);
-  }
 }
 
 // A page's other scripts, and the tests, talk to the network as the explorers do.

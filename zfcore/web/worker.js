@@ -10,8 +10,6 @@
 /** @typedef {{picture: Float32Array, size: [number, number], stride?: number, corners?: [number, number][],
  *             fill: number | Float32Array, layer?: string, channel?: number, batch?: number}} Scan size (height, width);
  *             corners (top, left), instead of a stride; fill in the network's units, or a picture (3, S, S) */
-/** @typedef {{layer: string, channel: number, position: [number, number], picture: Float32Array, steps: number,
- *             rate: number, decay: number, every: number}} Ascent */
 /** @typedef {Record<string, {dims: number[], data: Float32Array}>} Values */
 
 function networkWorker() {
@@ -129,20 +127,6 @@ function networkWorker() {
         report({ done: first + count, of: places.length });
       }
       return { rows, columns, logits, sums };
-    },
-
-    /** Gradient ascent on one unit, or on a map's sum: x ← (1 − decay)·x + rate·g / rms(g).
-     *  @param {Ascent} _ @param {number} id @param {(part: unknown) => void} report */
-    async maximise({ layer, channel, position, picture, steps, rate, decay, every }, id, report) {
-      const x = Float32Array.from(picture);
-      for (let step = 1; step <= steps; step++) {
-        const gradient = await project({ layer, picture: x, channel, position, rule: 1 });
-        const rms = Math.sqrt(gradient.reduce((sum, g) => sum + g * g, 0) / gradient.length) || 1;
-        for (let n = 0; n < x.length; n++) x[n] = (1 - decay) * x[n] + (rate * gradient[n]) / rms;
-        if (!(await wanted(id))) return null;
-        if (step % every === 0) report({ step, picture: x.slice() });
-      }
-      return x;
     },
   };
 

@@ -1,0 +1,127 @@
+"""The trap of the probability and what regularisers buy, where the answers are known; and the commands."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_page import CARD, small
+from torch import nn
+from typer.testing import CliRunner
+
+from zfcore import preference
+from zfcore.cli import app
+from zfcore.ledger import read
+from zfcore.maximization import PLAIN, maximize, noise
+from zfcore.model import load
+from zfcore.preference import STEPS, VARIANTS, maximization_entry, regularisers, trap
+from zfcore.view import Viewer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+LAYERS = {"layer 1": "1", "layer 3": "8"}
+
+
+@pytest.fixture
+def viewer():
+    return Viewer(small(), {**CARD, "architecture": "small", "sha256": "0" * 64}, LAYERS)
+
+
+def test_the_trap_is_what_two_ascents_of_each_class_say(viewer):
+    found = trap(viewer, classes=3, seed=2)
+    drawn = torch.randperm(4, generator=torch.Generator().manual_seed(2))[:3].tolist()
+    rises = {"logit": [], "probability": []}
+    others = {"logit": [], "probability": []}
+    for objective in rises:
+        for c in drawn:
+            seed = 2 * 4 + c
+            r = maximize(viewer.model, "10", c, 28, objective=objective, recipe=STEPS, seed=seed)
+            with torch.no_grad():
+                start = viewer.model(noise(28, [seed], STEPS.contrast).float())[0]
+                end = viewer.model(r.image[None])[0]
+            rises[objective].append((end - start)[c].item())
+            rest = [k for k in range(4) if k != c]
+            others[objective].append((end[rest].mean() - start[rest].mean()).item())
+    for objective in rises:
+        assert found[objective]["target"] == pytest.approx(np.mean(rises[objective]), rel=1e-3)
+        assert found[objective]["others"] == pytest.approx(np.mean(others[objective]), rel=1e-3)
+        assert 0 < found[objective]["probability"] <= 1
+    paired = np.subtract(rises["logit"], rises["probability"])
+    assert found["difference"]["mean"] == pytest.approx(paired.mean(), rel=1e-3)
+    low, high = found["difference"]["interval"]
+    assert low <= found["difference"]["mean"] <= high
+    assert found["n"] == 3
+
+
+def test_a_net_whose_classes_pull_alike_shows_the_trap():
+    """All logits share a part: the logit climbs it, the probability gains nothing by it and leaves it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 3)).eval()
+    model[3].weight.data += 10 * torch.randn(1, 4 * 14 * 14)
+    card = {"input_size": 16, "resize": 16, "mean": [0.0] * 3, "scale": 1.0}
+    found = trap(Viewer(model, card), classes=3)
+    assert found["difference"]["interval"][0] > 0
+    assert found["logit"]["others"] > found["probability"]["others"]
+
+
+def test_every_variant_is_measured_against_the_plain_ascent(viewer, monkeypatch):
+    for name, recipe in VARIANTS.items():
+        assert recipe.iterations == STEPS.iterations, name
+        assert recipe.epsilon == STEPS.epsilon, name
+    assert VARIANTS["plain"].step == PLAIN.step
+    found = regularisers(viewer, units=2)
+    assert list(found) == list(VARIANTS)
+    assert found["plain"]["kept"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
+    assert found["frequency space"]["high"]["mean"] < found["plain"]["high"]["mean"]
+    for of in found.values():
+        assert set(of) == {"kept", "high", "agreement", "size"}
+        assert -1 <= of["agreement"]["low"] <= of["agreement"]["high"] <= 1
+    monkeypatch.setattr(preference, "VARIANTS", {"plain": STEPS})
+    assert set(maximization_entry(viewer, classes=2, units=1)["values"]) == {"trap", "regularisers"}
+
+
+def test_the_books_numbers_belong_to_the_weights_that_ship():
+    (entry,) = read("maximization")["entries"]
+    assert entry["weights_sha256"] == load("zfnet-64")[1]["sha256"]
+    assert entry["n"] == entry["values"]["trap"]["n"] >= 40
+    assert set(entry["values"]["regularisers"]) == set(VARIANTS)
+
+
+# ------------------------------------------------------------------------------ in the shell
+def run(*words):
+    return CliRunner().invoke(app, ["maximize", *words], catch_exceptions=True)
+
+
+def test_the_command_writes_a_picture_and_what_made_it(tmp_path):
+    out = run("layer 1", "3", "7", "--out", str(tmp_path / "am"), "--iterations", "4", "--recipe", "plain")
+    assert out.exit_code == 0, out.output
+    assert np.asarray(Image.open(tmp_path / "am" / "maximize.png")).shape == (448, 2 * 464 - 16, 3)
+    said = json.loads((tmp_path / "am" / "maximize.json").read_text("utf-8"))
+    network, _ = load("zfnet-64")
+    r = maximize(network, "features.1", [3, 7], 56, recipe=PLAIN, iterations=4)
+    assert said["channels"] == [3, 7]
+    assert said["recipe"]["iterations"] == 4
+    np.testing.assert_allclose(said["history"], r.history, rtol=1e-4)
+    assert "layer 1, 3:" in out.output
+
+
+def test_the_command_takes_a_class_by_its_label(tmp_path):
+    out = run("logits", "goldfish", "--out", str(tmp_path), "--iterations", "2", "--objective", "probability")
+    assert out.exit_code == 0, out.output
+    said = json.loads((tmp_path / "maximize.json").read_text("utf-8"))
+    assert said["labels"] == ["goldfish"]
+    assert said["layer"] == "classifier.6"
+    assert said["objective"] == "probability"
+
+
+def test_what_the_command_cannot_climb_is_told(tmp_path):
+    out = ["--out", str(tmp_path)]
+    assert "no class 'goldfsh'" in str(run("logits", "goldfsh", *out).exception)
+    assert "no layer 'layer 9'" in str(run("layer 9", "0", *out).exception)
+    for words in (
+        ["layer 1", "x"],
+        ["layer 1", "1", "--position", "left"],
+        ["layer 1", "1", "--recipe", "y"],
+    ):
+        assert run(*words, *out).exit_code == 2
+    assert "Example" in run("--help").output

@@ -1,0 +1,778 @@
+r"""The paper's claims, each judged by code: reproduced, contradicted, or not testable at this scale.
+
+A claim has a test. The test takes numbers with their 95 % intervals from the results ledger and says of each
+what it would have to be; :func:`zfcore.evidence.judge` makes the verdict of these. Nothing but the ledger's
+files decides, and an entry that is not there yet leaves the claim *not run yet* until it is. The words of the
+claims, of the paper's numbers and of the tests are no code: they lie in ``book/claims.json``.
+
+A rank correlation gets Fisher's interval (Bonett & Wright 2000, doi:10.1007/BF02294183).
+
+Source: Zeiler & Fergus, all sections, doi:10.1007/978-3-319-10590-1_53; four claims are of its
+first version, arXiv:1311.2901.
+
+Example::
+
+    from zfcore.claims import count, read_claims
+    claims = read_claims()
+    count(claims)                          # {'reproduced': …, 'contradicted': …, …}
+    claims[3].verdict, claims[3].why, claims[3].numbers[0].text
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zfcore.data import patches, to_input
+from zfcore.deconvnet import Deconvnet
+from zfcore.evaluate import paired_difference
+from zfcore.evidence import (
+    NOT_RUN,
+    UNTESTABLE,
+    VERDICTS,
+    Entry,
+    Evidence,
+    NotRunError,
+    Number,
+    UntestableError,
+    drawn,
+    judge,
+    measured,
+    minus,
+)
+from zfcore.evolution import convergence, jumps
+from zfcore.generalization import LAYERS, accuracies, paired
+from zfcore.ledger import RESULTS, LedgerError, find, outcomes
+from zfcore.reproduce import Experiment, first_layers
+from zfcore.spectra import band_shares, flat, grid_imprint
+from zfcore.tables import Table, read_table
+from zfcore.train import PAPER, RECIPES
+
+#: The words of the claims, in a checkout.
+WORDS = RESULTS.parent / "claims.json"
+
+#: The epochs that Fig. 4 follows, of which a run may not have fewer.
+EPOCHS = 64
+#: A map whose answers correlate so much with its final ones has settled.
+SETTLED = 0.9
+#: R² from which a curve is called quasi-linear.
+STRAIGHT = 0.9
+#: What the paper calls little (Table 2, layers 6 and 7) and alike (Table 6), its own largest, in points.
+LITTLE, ALIKE = 1.8, 3.3
+
+
+# ------------------------------------------------------------------------------ claims
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper, how it was tested, and what came out.
+
+    The words are those of ``book/claims.json``. ``numbers`` are ours, ``notes`` what else has to be said;
+    ``entries`` are the ledger's that were read, ``command`` makes what is missing. ``link`` is the file of
+    the chapter without its ending, empty while there is none, and ``anchor`` a figure in it, perhaps.
+    """
+
+    number: int
+    section: str
+    claim: str
+    paper: str
+    test: str
+    measure: str
+    chapter: str
+    aside: str
+    verdict: str
+    why: str
+    numbers: tuple[Number, ...] = ()
+    notes: tuple[str, ...] = ()
+    entries: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+    command: str = ""
+    link: str = ""
+    anchor: str = ""
+
+    @property
+    def n(self) -> str:
+        """On how many pictures, as ``"10,000"``, or ``"20 to 24"`` where entries differ."""
+        counts = sorted({entry["n"] for entry in self.entries})
+        return " to ".join(f"{n:,}" for n in dict.fromkeys(counts[:1] + counts[-1:]))
+
+    @property
+    def scale(self) -> str:
+        """Data and networks of the entries, as ``"tiny-imagenet; zfnet-64"``."""
+        data = dict.fromkeys(entry["data"] for entry in self.entries if entry["data"])
+        networks = dict.fromkeys(
+            name for entry in self.entries if (name := entry["config"].get("architecture", entry["row"]))
+        )
+        named = [name.split(",")[0] for name in networks]
+        return "; ".join(", ".join(dict.fromkeys(part)) for part in (data, named) if part)
+
+
+def read_claims(
+    results: str | os.PathLike = RESULTS, words: str | os.PathLike = WORDS, only: int | None = None
+) -> list[Claim]:
+    """Every claim with its verdict, from the ledger in ``results`` alone.
+
+    Parameters
+    ----------
+    results
+        Folder of the ledger.
+    words
+        The file with the claims' words.
+    only
+        The number of one claim, where the others are of no interest.
+
+    Raises
+    ------
+    FileNotFoundError
+        The words are not there: they come with a checkout, not with the installed package.
+    zfcore.ledger.LedgerError
+        An entry is not as it should be; claim, entry and fault are named.
+    """
+    path = Path(words)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}; the claims come with a checkout of the book")
+    written = json.loads(path.read_text(encoding="utf-8"))
+    return [
+        _judged(said, written["chapters"][said["chapter"]], Path(results), path.parent)
+        for said in written["claims"]
+        if only in (None, said["number"])
+    ]
+
+
+def sections(words: str | os.PathLike = WORDS) -> dict[str, str]:
+    """The sections that claims are of, in the paper's order, and what each is about."""
+    return json.loads(Path(words).read_text(encoding="utf-8"))["sections"]
+
+
+def count(claims: Sequence[Claim]) -> dict[str, int]:
+    """How many claims have each verdict, zeros included."""
+    found = Counter(claim.verdict for claim in claims)
+    return {verdict: found[verdict] for verdict in VERDICTS}
+
+
+def _judged(said: dict[str, Any], chapter: str, results: Path, book: Path) -> Claim:
+    evidence, numbers, notes = Evidence(results), [], []
+    verdict, why, command = "", "", ""
+    try:
+        for found in TESTS[said["number"]](evidence):
+            if isinstance(found, Number):
+                numbers.append(found)
+            else:
+                key, values = found
+                notes.append(_signed(said["notes"][key].format(**values)))
+        verdict, why = judge(numbers)
+    except NotRunError as missing:
+        verdict, why, command = NOT_RUN, f"missing: {missing.what}", missing.command
+    except UntestableError as reason:
+        verdict, why = UNTESTABLE, said["why"][reason.key].format(**reason.values)
+    except (LedgerError, ValueError, KeyError, TypeError, OSError) as error:
+        read = ", ".join(f"{e['ledger']}: {e['row']}" for e in evidence.entries) or "no entry"
+        raise LedgerError(f"claim {said['number']} cannot be judged (read: {read}): {error}") from error
+    there = (book / f"{said['chapter']}.ipynb").exists()
+    words = ("number", "section", "claim", "paper", "test", "measure", "aside")
+    return Claim(
+        **{key: said.get(key, "") for key in words},
+        chapter=chapter,
+        verdict=verdict,
+        why=why,
+        numbers=tuple(replace(n, text=_text(n, said["format"], said["unit"])) for n in numbers),
+        notes=tuple(notes),
+        entries=tuple(evidence.entries),
+        command=command,
+        link=said["chapter"] if there else "",
+        anchor=said.get("figure", "") if there else "",
+    )
+
+
+def _text(number: Number, form: str, unit: str) -> str:
+    """``"+0.01 (+0.01 to +0.02)"``, with a true minus sign."""
+    mean, low, high = (format(x, form) for x in (number.mean, number.low, number.high))
+    return _signed(f"{mean}{unit}" if number.low == number.high else f"{mean}{unit} ({low} to {high})")
+
+
+def _signed(text: str) -> str:
+    """With true minus signs before numbers."""
+    return re.sub(r"-(?=[\d.])", "−", text)
+
+
+# ------------------------------------------------------------------------------ the tests
+#: The test of each claim by its number, from evidence to numbers and notes (key, values), one by one.
+TESTS: dict[int, Callable[[Evidence], Iterator[Number | tuple[str, dict[str, Any]]]]] = {}
+
+
+def _tests(number: int):
+    def keep(test):
+        TESTS[number] = test
+        return test
+
+    return keep
+
+
+FIVE = [f"layer {n}" for n in range(1, 6)]
+SEVEN = [f"layer {n}" for n in range(1, 8)]
+MOVES = {"translate": "shift", "scale": "scale", "rotate": "turn"}
+FIG5 = "zfcore reproduce fig5 --data tiny-imagenet"
+FIG2 = "zfcore measure fig2"
+INVARIANCE = "zfcore measure invariance"
+OCCLUSION = "zfcore sensitivity occlusion"
+
+
+# ------------------------------------------------------------------------------ §3 and §4.1: the first layers
+def _first_layers(e: Evidence, *rows: str) -> list[tuple[Any, dict]]:
+    """Layers 1 and 2 of the networks of Fig. 5, whose entries have to be there as well."""
+    found = []
+    for row in rows:
+        command = f"{FIG5} --row {row}"
+        e.entry("fig5", row, command)
+        try:
+            found.append(first_layers(row, e.folder))
+        except FileNotFoundError as error:
+            raise NotRunError(f"the first layers of {row}", command) from error
+    return found
+
+
+def _filters(network: Any, conv: str = "features.0") -> Tensor:
+    return network.get_submodule(conv).weight.detach().float()
+
+
+def _spread_over(power: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Over how many of F filters power (…, F) is spread, as a share: 1/F if one has it all."""
+    return power.sum(axis) ** 2 / (power**2).sum(axis) / power.shape[axis]
+
+
+@_tests(1)
+def _few_filters_dominate(e: Evidence):
+    # Dominance is concentration: the participation ratio counts the filters among which the weight is shared,
+    # and the bound must spread it wider. The filters stand for a sample: one or two that stick out of equal
+    # ones would be a tie; a whole order of sizes is none.
+    (free, _), (held, _) = _first_layers(e, "free", "renormalized")
+    power = [_filters(network).square().sum((1, 2, 3)).numpy() for network in (free, held)]
+    yield drawn("", power, lambda a, b, axis: _spread_over(a, axis) - _spread_over(b, axis), wanted=-1)
+    shares = (float(np.sort(p)[-3:].sum() / p.sum()) for p in power)
+    yield "top", dict(zip(("free", "held"), shares, strict=True))
+
+
+@_tests(2)
+def _first_layer_needs_it(e: Evidence):
+    # A filter beyond the radius is one that the renormalisation would have scaled back: where most of them
+    # are, it matters most.
+    [(free, _)] = _first_layers(e, "free")
+    convs = [name for name, m in free.named_modules() if isinstance(m, torch.nn.Conv2d)]
+    beyond = [
+        (_filters(free, conv).square().mean((1, 2, 3)).sqrt() > PAPER.radius).double().numpy()
+        for conv in convs[:2]
+    ]
+    yield drawn("", beyond, lambda a, b, axis: a.mean(axis) - b.mean(axis), times=100, wanted=1)
+    yield "upper", {}
+
+
+@_tests(15)
+def _little_between(e: Evidence):
+    # "Little between" compares two first layers, so the middle band of the one is set against the other's.
+    weights = [_filters(network) for network, _ in _first_layers(e, "fig5-11x11-2", "fig5-7x7-1")]
+    bands = [band_shares(w)[:, 1].numpy() for w in weights]
+    bands = [band[np.isfinite(band)] for band in bands]
+    yield drawn("", bands, lambda a, b, axis: a.mean(axis) - b.mean(axis), times=100, wanted=-1)
+
+
+@_tests(16)
+def _aliasing(e: Evidence):
+    # The paper blames the stride, so stride 2 is set against stride 1 at both filter sizes: what is left of
+    # the difference has no other cause in the design. Projections are of patches of the photographs that ship
+    # here.
+    rows = ("fig5-7x7-2", "fig5-11x11-2", "fig5-7x7-1", "fig5-11x11-1")
+    imprints = [_imprint(*found) for found in _first_layers(e, *rows)]
+    yield drawn(
+        "", imprints,
+        lambda a, b, c, d, axis: (a.mean(axis) + b.mean(axis) - c.mean(axis) - d.mean(axis)) / 2, wanted=1,
+    )  # fmt: skip
+
+
+def _imprint(network: Any, card: dict, maps: str = "features.5") -> np.ndarray:
+    """The imprint of a grid of two pixels on the maps of layer 2, each from its strongest patch."""
+    pictures = patches("val").pixels[::16].permute(0, 2, 3, 1).numpy()
+    net, x = Deconvnet(network), to_input(pictures, card)
+    answers = net.activations(x, [maps])[maps].amax((2, 3))  # (N, C)
+    strongest = answers.argmax(0)
+    alive = (answers.amax(0) > 0).nonzero()[:, 0]
+    found = grid_imprint(net.project(x[strongest[alive]], maps, alive, "map"), 2).numpy()
+    return found[np.isfinite(found)]
+
+
+@_tests(17)
+def _fewer_dead(e: Evidence):
+    weights = [_filters(network) for network, _ in _first_layers(e, "fig5-7x7-1", "fig5-11x11-2")]
+    dead = [flat(w).double().numpy() for w in weights]
+    yield drawn("", dead, lambda a, b, axis: a.mean(axis) - b.mean(axis), times=100, wanted=-1)
+
+
+@_tests(18)
+def _better_classification(e: Evidence):
+    # The paper changed both at once, so the claim stands or falls with both; each alone is told beside it.
+    rows = ("fig5-7x7-1", "fig5-7x7-2", "fig5-11x11-1", "fig5-11x11-2")
+    found = [e.entry("fig5", row, f"{FIG5} --row {row}").entry for row in rows]
+    a, b, c, d = (outcomes(entry, "one crop top1").double() for entry in found)
+    yield _points("", paired_difference(a, d), wanted=-1)
+    yield (
+        "apart",
+        {
+            "filters": paired_difference((a + b) / 2, (c + d) / 2),
+            "stride": paired_difference((a + c) / 2, (b + d) / 2),
+        },
+    )
+
+
+def _points(label: str, difference: Any, **asked: Any) -> Number:
+    return measured(label, difference.points, *difference.interval, **asked)
+
+
+# ------------------------------------------------------------------------------ §4: what features look for
+@_tests(3)
+def _grouped(e: Evidence):
+    # Nine pictures that have nothing to do with each other still share labels by chance: only the excess
+    # counts. The claim is about the figure's five layers, so it takes all five.
+    found = e.entry("fig2", "purity", FIG2)
+    for name in FIVE:
+        own, chance = (found.number(name, name, key) for key in ("share", "share by chance"))
+        yield minus(name, own, chance, wanted=1)
+
+
+@_tests(4)
+def _specific(e: Evidence):
+    yield e.entry("fig2", "purity", FIG2).number("", "rise of share per layer", wanted=1)
+    random = e.entry("fig2", "purity, random weights", FIG2).number("", "rise of share per layer")
+    yield "random", {"mean": random.mean, "low": random.low, "high": random.high}
+
+
+@_tests(5)
+def _described(e: Evidence):
+    raise UntestableError("eye")
+    yield  # pragma: no cover
+
+
+@_tests(6)
+def _patches_vary(e: Evidence):
+    found = e.entry("fig2", "diversity", FIG2)
+    for name in FIVE:
+        yield found.number(name, name, "difference", wanted=-1)
+    yield "first", {}
+
+
+@_tests(9)
+def _not_random(e: Evidence):
+    # "Random" is taken at its word: the same architecture with random weights, on the same pictures.
+    purity, blank = (e.entry("fig2", f"purity{words}", FIG2) for words in ("", ", random weights"))
+    for name in FIVE:
+        yield minus(name, *(found.number(name, name, "share") for found in (purity, blank)), wanted=1)
+    label = (e.entry("fig2", f"decoding{words}", FIG2) for words in ("", ", random weights"))
+    yield minus("labels", *(found.number("", "layer 7", "label") for found in label), wanted=1)
+
+
+@_tests(35)
+def _place_and_meaning(e: Evidence):
+    # The saying compares shallow with deep: the two ends decide, and the note tells of the way between.
+    found = e.entry("fig2", "decoding", FIG2)
+    for what, wanted in (("label", 1), ("place", -1)):
+        yield minus(what, *(found.number(what, name, what) for name in ("layer 7", "layer 1")), wanted=wanted)
+    best = max(SEVEN, key=lambda name: found.number("", name, "place").mean)
+    if best != "layer 1":
+        yield "steps", {"best": best}
+
+
+# ------------------------------------------------------------------------------ §4: evolution
+def _evolution(e: Evidence) -> tuple[dict[str, np.ndarray], int]:
+    """The arrays of Fig. 4, which have to be those of the entry, and the epochs of the run."""
+    command = "zfcore reproduce fig4 --data tiny-imagenet"
+    found = e.entry("fig4", "zfnet", command)
+    path = e.folder / "fig4.npz"
+    if not path.exists():
+        raise NotRunError("fig4.npz", command)
+    blob = path.read_bytes()
+    if hashlib.sha256(blob).hexdigest() != found.at("fig4.npz"):
+        raise LedgerError("fig4.npz is not the file that the entry of fig4, zfnet, was written with")
+    arrays = np.load(io.BytesIO(blob))
+    return {name: arrays[name] for name in arrays.files}, int(max(arrays["epochs"]))
+
+
+@_tests(10)
+def _slow_upper_layers(e: Evidence):
+    # "Converged" needs a final state, and a shorter run would call its own end final: hence the 64 epochs.
+    # Three things have to hold: layer 1 is there early, layer 5 is not there at epoch 30, and 1 leads on the
+    # way.
+    arrays, epochs = _evolution(e)
+    near = {name: r[:, np.isfinite(r).all(0)] for name, r in convergence(arrays).items()}  # (E, M)
+    at = arrays["epochs"].tolist()
+    first, last = near["layer 1"], near["layer 5"]
+    ahead = drawn(
+        "layer 1 minus layer 5", [first[:-1].mean(0), last[:-1].mean(0)],
+        lambda a, b, axis: a.mean(axis) - b.mean(axis), wanted=1,
+    )  # fmt: skip
+    yield ahead if epochs >= EPOCHS else replace(ahead, wanted=None)
+    if epochs < EPOCHS:
+        raise UntestableError("short", epochs=epochs)
+    for label, r, epoch, wanted in (("layer 1, epoch 5", first, 5, 1), ("layer 5, epoch 30", last, 30, -1)):
+        yield drawn(label, [r[at.index(epoch)]], np.mean, wanted=wanted, null=SETTLED)
+
+
+@_tests(11)
+def _jumps(e: Evidence):
+    # If a jump is a change of image, the picture holds still where the image does. Maps are drawn, not single
+    # transitions: the transitions of one map are not independent.
+    arrays, _ = _evolution(e)
+    sums = []
+    for changed, likeness in jumps(arrays).values():  # (E - 1, M) each
+        known = np.isfinite(likeness)
+        value = np.where(known, likeness, 0)
+        sums.append(
+            [part.sum(0) for here in (~changed & known, changed & known) for part in (value * here, here)]
+        )
+    stayed, stays, moved, moves = (np.concatenate(part).astype(float) for part in zip(*sums, strict=True))
+    if not (stays.sum() and moves.sum()):
+        raise UntestableError("still")
+    yield drawn(
+        "", [stayed, stays, moved, moves],
+        lambda a, b, c, d, axis: a.sum(axis) / b.sum(axis).clip(1) - c.sum(axis) / d.sum(axis).clip(1),
+        paired=True, wanted=1,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------ §4: invariance
+@_tests(8)
+def _invariance_grows(e: Evidence):
+    # A rank correlation asks all seven layers at once and no particular curve; that single steps may go the
+    # other way is told in the note.
+    found = e.entry("invariance", "many", INVARIANCE)
+    against = steps = 0
+    for move, words in MOVES.items():
+        for size in ("small", "large"):
+            yield found.number(f"{size} {words}", move, size, "rank correlation with depth", wanted=-1)
+            layers = [found.number(name, move, size, "layers", name) for name in SEVEN]
+            against += sum(b.low > a.high for a, b in pairwise(layers))
+            steps += len(layers) - 1
+    if against:
+        yield "steps", {"against": against, "all": steps}
+    random = e.entry("invariance", "many, random weights", INVARIANCE)
+    yield "random", {"mean": random.number("", "translate", "small", "rank correlation with depth").mean}
+
+
+@_tests(12)
+def _dramatic_and_little(e: Evidence):
+    found = e.entry("invariance", "many", INVARIANCE)
+    for move, words in MOVES.items():
+        yield found.number(words, move, "small", "first minus last", wanted=1)
+
+
+@_tests(13)
+def _quasi_linear(e: Evidence):
+    found = e.entry("invariance", "many", INVARIANCE)
+    for move in ("translate", "scale"):
+        yield found.number(MOVES[move], move, "linearity", "layers", "layer 7", wanted=1, null=STRAIGHT)
+
+
+@_tests(14)
+def _rotation(e: Evidence):
+    # Invariance would leave all of the probability; less than half, and the claim's "not" is beyond doubt.
+    # The exception needs what is left to grow with the symmetry.
+    found = e.entry("invariance", "many", INVARIANCE)
+    yield found.number("left of ordinary pictures", "rotate", "ordinary", "kept", wanted=-1, null=0.5)
+    known = sum(found.at("rotate", kind, "pictures") for kind in ("symmetric", "ordinary"))
+    rho = float(found.at("rotate", "rank correlation", "rho"))
+    if not -1 < rho < 1 or known < 4:
+        raise LedgerError(
+            f"invariance, many: a rank correlation of {rho} over {known} pictures has no interval"
+        )
+    half = 1.96 * math.sqrt((1 + rho**2 / 2) / (known - 3))
+    low, high = (math.tanh(math.atanh(rho) + end) for end in (-half, half))
+    yield measured("with symmetry", rho, low, high, wanted=1)
+
+
+# ------------------------------------------------------------------------------ §4.2: occlusion
+def _occlusion(e: Evidence) -> Entry:
+    return e.entry("occlusion", "zfnet-64", OCCLUSION)
+
+
+@_tests(7)
+def _exaggerated(e: Evidence):
+    # If a projection marks what tells the class, the class must suffer there: more than elsewhere, and more
+    # than where another picture's projection, or plain contrast, would have said.
+    found, there = _occlusion(e), "drop there minus elsewhere"
+    for label, name in (
+        ("beyond elsewhere", there),
+        ("beyond another's projection", f"{there} minus another picture's projection"),
+        ("beyond contrast", f"{there} minus contrast's quarter"),
+    ):
+        yield found.number(label, "projection's quarter", name, times=100, wanted=1)
+
+
+@_tests(19)
+def _class_falls(e: Evidence):
+    # Another picture's box stands for being near the middle, where squares hurt more whatever is there.
+    found = _occlusion(e)
+    yield found.number("on minus beside", "drop", "inside minus outside", times=100, wanted=1)
+    beyond = "inside minus outside minus another picture's box"
+    yield found.number("beyond another's box", "drop", beyond, times=100, wanted=1)
+
+
+@_tests(20)
+def _map_falls(e: Evidence):
+    found = _occlusion(e)
+    yield found.number("its projection", "map", "projection", wanted=1)
+    for rival in ("another picture's projection", "contrast"):
+        yield found.number(f"beyond {rival}", "map", f"projection minus {rival}", wanted=1)
+    random = e.entry("occlusion", "zfnet-64, random weights", OCCLUSION)
+    yield "random", {"mean": random.number("", "map", "projection").mean}
+
+
+@_tests(21)
+def _map_is_not_the_class(e: Evidence):
+    yield _occlusion(e).number("", "class", "map", wanted=-1, null=0.5)
+
+
+@_tests(22)
+def _label_goes_elsewhere(e: Evidence):
+    found = _occlusion(e)
+    yield found.number("some square changes it", "label", "pictures where one changes it", times=100)
+    yield found.number("of these, to the second guess", "label", "changes to the second guess", times=100)
+    raise UntestableError("labels")
+
+
+@_tests(23)
+def _correspondence(e: Evidence):
+    # The measure is the paper's (every unit, places drawn for each picture); the sets are repetitions of one
+    # experiment, so they have to agree before anything is said.
+    sides = []
+    for name, people in {"cougar_face": "cougars", "dalmatian": "dalmatians", "Faces_easy": "people"}.items():
+        found = e.entry("correspondence", f"zfnet-64, {name}", "zfcore sensitivity correspondence")
+        parts = [
+            _with_error(f"{people}, {words}", found, *path)
+            for words, path in (
+                ("layer 5", ("layer 5", "every", "gain", "random")),
+                ("5 minus 7", ("layer 5 minus layer 7", "every", "random")),
+            )
+        ]
+        yield from parts
+        sides.append(min(part.stands for part in parts))
+    if {-1, 1} <= set(sides) or {-1, 0} == set(sides):
+        raise UntestableError("disagree")
+
+
+def _with_error(label: str, found: Entry, *path: str) -> Number:
+    """A value with its jackknife error, [value, error], over the entry's n pictures."""
+    try:
+        value, error = map(float, found.at(*path))
+    except (TypeError, ValueError) as fault:
+        raise LedgerError(
+            f"{found.ledger}, {found.entry['row']}, {' / '.join(path)}: no value and error"
+        ) from fault
+    half = 1.96 * error
+    return measured(label, value, value - half, value + half, wanted=1)
+
+
+# ------------------------------------------------------------------------------ §5.1: Tables 1 and 2
+def _table(e: Evidence, target: str, *rows: str) -> Table:
+    """A table that has these rows."""
+    table = read_table(target, e.folder, data="tiny-imagenet")
+    for row in rows:
+        if not table.has(row):
+            [known] = [each for each in table.rows if each.name == row]
+            seeds = (0, 1, 2, 3, 4) if known.members else (0,)
+            raise NotRunError(f"{target}, {row}", _experiment(table).command(target, known, seeds))
+        e.read(target, *table.entries[row])
+    return table
+
+
+def _experiment(table: Table) -> Experiment:
+    """The experiment that a table is of; before there is one, the usual."""
+    shared = table.shared
+    if not shared:
+        return Experiment("tiny-imagenet")
+    recipe = RECIPES.get(shared["recipe"], RECIPES["small"])
+    options = {key: shared[key] for key in ("epochs", "width", "shard")}
+    return Experiment(shared["data"], recipe, **options, low_precision=shared["judged in"] == "bfloat16")
+
+
+@_tests(24)
+def _beats_the_replication(e: Evidence):
+    # Table 2 shares both networks, and is as good where Table 1 was not run.
+    in_1 = read_table("table1", e.folder, data="tiny-imagenet").has("zfnet", "alexnet")
+    in_2 = read_table("table2", e.folder, data="tiny-imagenet").has("zfnet", "alexnet")
+    table = _table(e, "table2" if in_2 and not in_1 else "table1", "alexnet", "zfnet")
+    yield _points("", table.difference("zfnet", "alexnet", "ten crops top1"), wanted=-1)
+
+
+@_tests(25)
+def _ensembles(e: Evidence):
+    for label, row, base in (
+        ("five minus one", "zfnet-ensemble", "zfnet"),
+        ("(a) & (b) minus (a)", "zfnet-and-wide-ensemble", "zfnet-ensemble"),
+    ):
+        table = _table(e, "table1", base, row)
+        yield _points(label, table.difference(row, base, "ten crops top1"), wanted=-1)
+
+
+@_tests(26)
+def _depth(e: Evidence):
+    # "Little" and "very much" have no common measure but each other: were the costs merely additive, depth
+    # would not matter beyond its parts. So (all four) − (3, 4) − (6, 7) + (none), picture by picture.
+    names = ("alexnet", "alexnet-no3467", "alexnet-no34", "alexnet-no67")
+    table = _table(e, "table2", *names)
+    whole, none, no34, no67 = (table.outcomes(row).double().mean(0) for row in names)
+    halved = paired_difference((none + whole) / 2, (no34 + no67) / 2)
+    low, high = halved.interval
+    yield measured("", 2 * halved.points, 2 * low, 2 * high, wanted=1)
+    yield (
+        "parts",
+        {row.removeprefix("alexnet-"): table.difference(row, "alexnet").points for row in names[1:]},
+    )
+
+
+@_tests(27)
+def _size_matters_little(e: Evidence):
+    for base in ("alexnet", "zfnet"):
+        for units in (2048, 8192):
+            table = _table(e, "table2", base, f"{base}-fc{units}")
+            difference = table.difference(f"{base}-fc{units}", base)
+            yield _points(f"{base}, {units}", difference, wanted=0, margin=LITTLE)
+
+
+@_tests(28)
+def _more_maps(e: Evidence):
+    table = _table(e, "table2", "zfnet", "zfnet-wide")
+    yield _points("more maps", table.difference("zfnet-wide", "zfnet"), wanted=-1)
+    # Overfitting is the gap between validation and training error; that of the training pictures is taken as
+    # it stands, for they are many more.
+    table = _table(e, "table2", "zfnet-wide-fc8192")
+    difference = table.difference("zfnet-wide-fc8192", "zfnet-wide")
+    training = [table.error(row, "train top1") for row in ("zfnet-wide-fc8192", "zfnet-wide")]
+    shift = training[0] - training[1]
+    low, high = difference.interval
+    yield measured("growth of the gap", difference.points - shift, low - shift, high - shift, wanted=1)
+
+
+# ------------------------------------------------------------------------------ §5.2, §5.3: other data
+def _splits(e: Evidence, ledger: str, row: str, **config: Any) -> dict[int, float]:
+    """The accuracy of every split of a row, two at least."""
+    found = find(ledger, e.folder, row, data="caltech101", **config)
+    each = accuracies(found, row, **config)
+    if len(each) < 2:
+        command = ["zfcore", "reproduce", ledger, "--data", "caltech101", "--row", row]
+        raise NotRunError(f"{ledger}, {row}", shlex.join(command))
+    e.read(ledger, *found)
+    return each
+
+
+def _gap(label: str, a: dict[int, float], b: dict[int, float], **asked: Any) -> Number:
+    """a − b over the splits that both have; the interval is Nadeau and Bengio's."""
+    both = sorted(a.keys() & b.keys())
+    difference = paired([a[n] for n in both], [b[n] for n in both])
+    return measured(label, difference.mean, *difference.interval, **asked)
+
+
+@_tests(29)
+def _pretrained_beats_scratch(e: Evidence):
+    for size in (15, 30):
+        config = {"background": False, "per class": size}
+        own = _splits(e, "table3", "pretrained, layer 7", **config)
+        yield _gap(f"{size} per class", own, _splits(e, "table3", "scratch", **config), wanted=1)
+
+
+@_tests(30)
+def _few_suffice(e: Evidence):
+    # "Suffice" is a comparison with features that were not learned from other pictures and have more of
+    # these.
+    best = {}
+    for kind, size in (("pretrained", 7), ("random", 30)):
+        rows = []
+        for layer in (5, 7):
+            row = f"{kind}, layer {layer}"
+            found = find("fig7", e.folder, row, data="caltech101")
+            if len(found) < 2:
+                command = shlex.join(["zfcore", "reproduce", "fig7", "--data", "caltech101", "--row", row])
+                raise NotRunError(f"fig7, {row}", command)
+            e.read("fig7", *found)
+            rows.append({entry["seed"]: _on_curve(entry, size) for entry in found})
+        best[kind] = max(rows, key=lambda each: sum(each.values()) / len(each))
+    yield _gap("", best["pretrained"], best["random"], wanted=1)
+    yield "rival", {}
+
+
+def _on_curve(entry: dict[str, Any], size: int) -> float:
+    """The accuracy at so many pictures per class."""
+    found = Entry("fig7", entry)
+    sizes, values = found.at("per class"), found.at("accuracy")
+    if size not in sizes or len(sizes) != len(values):
+        raise LedgerError(f"fig7, {entry['row']}, seed {entry['seed']}: no accuracy at {size} per class")
+    return values[sizes.index(size)]
+
+
+@_tests(31)
+def _rises_with_layer(e: Evidence):
+    # Every step has to be a rise: "steady", and best at the last.
+    config = {"background": False, "per class": 30}
+    missing, found = None, {}
+    for layer in LAYERS:
+        try:
+            found[layer] = _splits(e, "table6", f"svm({layer})", **config)
+        except NotRunError as lacking:
+            missing = missing or lacking
+    for below, above in pairwise(LAYERS):
+        if below in found and above in found:
+            yield _gap(f"{above} minus {below}", found[above], found[below], wanted=1)
+    if missing:
+        raise missing
+
+
+@_tests(32)
+def _heads_alike(e: Evidence):
+    config = {"background": False, "per class": 30}
+    for layer in (5, 7):
+        svm, softmax = (_splits(e, "table6", f"{head}({layer})", **config) for head in ("svm", "softmax"))
+        yield _gap(f"layer {layer}", svm, softmax, wanted=0, margin=ALIKE)
+
+
+@_tests(33)
+def _less_on_pascal(e: Evidence):
+    command = 'zfcore reproduce table5 --data voc2007 --row "pretrained, layer 7"'
+    found = [
+        entry
+        for data in ("voc2007", "voc2012")
+        for entry in find("table5", e.folder, "pretrained, layer 7", data=data)
+    ]
+    if not found:
+        raise NotRunError("table5, pretrained, layer 7", command)
+    for entry in found:
+        e.read("table5", entry)
+        mean = float(Entry("table5", entry).at("mean"))
+        yield measured(entry["data"], mean, mean, mean)
+    raise UntestableError("rivals")
+
+
+# ------------------------------------------------------------------------------ beside the paper
+@_tests(34)
+def _logit_not_probability(e: Evidence):
+    # Both climbs want the class; the one that raises its evidence more is the one to take.
+    trapped = [entry for entry in find("maximization", e.folder) if "trap" in entry["values"]]
+    if not trapped:
+        raise NotRunError("maximization, trap", "zfcore measure maximization")
+    e.read("maximization", trapped[-1])
+    found = Entry("maximization", trapped[-1])
+    difference = found.at("trap", "difference")
+    try:
+        mean, (low, high) = float(difference["mean"]), map(float, difference["interval"])
+    except (KeyError, TypeError, ValueError) as error:
+        row = found.entry["row"]
+        raise LedgerError(f"maximization, {row}, trap / difference: no mean and interval") from error
+    yield measured("", mean, low, high, wanted=1, where="maximization, trap / difference")

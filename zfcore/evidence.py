@@ -1,0 +1,206 @@
+r"""What a verdict rests on: numbers of the ledger with their intervals, and where a claim wants them.
+
+A :class:`Number` has a 95 % interval and a side on which the claim wants it; :func:`judge` makes a verdict of
+several, always by the same rule:
+
+- *reproduced*: every interval lies where the claim wants it, clear of the null;
+- *contradicted*: an interval lies clear on the other side;
+- *not testable at this scale*: neither. An interval includes the null (a tie), or what decides is not in the
+  data, and then the test says so (:class:`UntestableError`);
+- *not run yet*: the ledger lacks an entry (:class:`NotRunError`, which names the command).
+
+Differences of two means that have intervals of their own get one by MOVER (Zou & Donner 2008,
+doi:10.1002/sim.3095), samples by a percentile bootstrap.
+
+Source of the claims: Zeiler & Fergus, doi:10.1007/978-3-319-10590-1_53.
+
+Example::
+
+    from zfcore.evidence import Evidence, judge
+    purity = Evidence().entry("fig2", "purity", "zfcore measure fig2")
+    judge([purity.number("", "rise of share per layer", wanted=1)])
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from zfcore.ledger import RESULTS, LedgerError, find
+
+REPRODUCED, CONTRADICTED = "reproduced", "contradicted"
+UNTESTABLE, NOT_RUN = "not testable at this scale", "not run yet"
+#: The verdicts, in the order in which they are counted.
+VERDICTS = (REPRODUCED, CONTRADICTED, UNTESTABLE, NOT_RUN)
+
+#: What the ledgers are judged on, Tiny-ImageNet elsewhere; entries of other pictures are rehearsals.
+DATA = {"table3": "caltech101", "table6": "caltech101", "fig7": "caltech101", "correspondence": "caltech101"}
+
+
+# ------------------------------------------------------------------------------ numbers and the rule
+@dataclass(frozen=True)
+class Number:
+    """A measured number with its 95 % interval, and where the claim wants it.
+
+    ``wanted`` is 1 or −1 for above or below ``null``, 0 for within ``margin`` of it, None where the number
+    only stands beside the others. Means are nan where there is no value.
+    """
+
+    label: str
+    mean: float
+    low: float
+    high: float
+    wanted: int | None = None
+    null: float = 0.0
+    margin: float = 0.0
+    text: str = ""
+
+    @property
+    def stands(self) -> int | None:
+        """Whether the interval lies where it is wanted (1), clear on the other side (−1), or neither (0)."""
+        if self.wanted is None:
+            return None
+        low, high = self.low - self.null, self.high - self.null
+        if self.wanted:
+            low, high = sorted((self.wanted * low, self.wanted * high))
+            return 1 if low > 0 else -1 if high < 0 else 0
+        if -self.margin <= low and high <= self.margin:
+            return 1
+        return -1 if low > self.margin or high < -self.margin else 0
+
+
+def judge(numbers: Sequence[Number]) -> tuple[str, str]:
+    """The verdict over a claim's numbers, and why: the rule above.
+
+    Raises ``ValueError`` where no number is asked for anything.
+    """
+    sides: dict[int, list[Number]] = {-1: [], 0: [], 1: []}
+    for number in numbers:
+        if number.stands is not None:
+            sides[number.stands].append(number)
+    against, ties, clear = sides.values()
+    if not (against or ties or clear):
+        raise ValueError("no number is asked for anything; give one a wanted side")
+    rest = f"; for it: {_named(clear)}" if clear else ""
+    if against:
+        return CONTRADICTED, f"the interval lies on the other side{_of(against)}{rest}"
+    if ties:
+        first = ties[0]
+        over = f"includes {first.null:g}" if first.wanted else f"reaches over ±{first.margin:g}"
+        return UNTESTABLE, f"a tie: the interval {over}{_of(ties)}{rest}"
+    return REPRODUCED, f"{'every' if len(clear) > 1 else 'the'} interval is clear of the null"
+
+
+def _named(numbers: Sequence[Number]) -> str:
+    return "; ".join(number.label for number in numbers)
+
+
+def _of(numbers: Sequence[Number]) -> str:
+    return f" for {_named(numbers)}" if numbers[0].label else ""
+
+
+# ------------------------------------------------------------------------------ the ledger
+class NotRunError(Exception):
+    """The ledger lacks an entry: ``what`` it is, and the ``command`` that makes it."""
+
+    def __init__(self, what: str, command: str):
+        super().__init__(what)
+        self.what, self.command = what, command
+
+
+class UntestableError(Exception):
+    """No entry at this scale can decide: ``key`` of the reason in the claim's words, and its ``values``."""
+
+    def __init__(self, key: str, **values: Any):
+        super().__init__(key)
+        self.key, self.values = key, values
+
+
+class Evidence:
+    """The ledger in a folder, as one claim's test reads it; ``entries`` are those that it has read."""
+
+    def __init__(self, folder: str | os.PathLike = RESULTS):
+        self.folder = Path(folder)
+        self.entries: list[dict[str, Any]] = []
+
+    def entry(self, ledger: str, row: str, command: str, **config: Any) -> Entry:
+        """The entry of that row over most pictures, of the data that count, or :class:`NotRunError`."""
+        found = find(ledger, self.folder, row, data=DATA.get(ledger, "tiny-imagenet"), **config)
+        if not found:
+            raise NotRunError(f"{ledger}, {row}", command)
+        best = max(found, key=lambda entry: entry["n"])
+        self.read(ledger, best)
+        return Entry(ledger, best)
+
+    def read(self, ledger: str, *entries: dict[str, Any]) -> None:
+        """Note that these were read."""
+        for entry in entries:
+            if (named := {"ledger": ledger, **entry}) not in self.entries:
+                self.entries.append(named)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry, whose values are asked for by their path; what is missing is an error that names it."""
+
+    ledger: str
+    entry: dict[str, Any]
+
+    def at(self, *path: str) -> Any:
+        """The value at that path. Raises :class:`zfcore.ledger.LedgerError`."""
+        value = self.entry["values"]
+        for depth, key in enumerate(path, 1):
+            if not isinstance(value, dict) or key not in value:
+                raise LedgerError(f"{self.ledger}, {self.entry['row']}, has no {' / '.join(path[:depth])}")
+            value = value[key]
+        return value
+
+    def number(self, label: str, *path: str, times: float = 1.0, **asked: Any) -> Number:
+        """The interval at that path, ``{"mean", "low", "high"}``, times a factor."""
+        where = f"{self.ledger}, {self.entry['row']}, {' / '.join(path)}"
+        value = self.at(*path)
+        try:
+            mean, low, high = (times * float(value[key]) for key in ("mean", "low", "high"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise LedgerError(f"{where}: {value!r} is no interval") from error
+        return measured(label, mean, low, high, where=where, **asked)
+
+
+def measured(label: str, mean: float, low: float, high: float, where: str = "", **asked: Any) -> Number:
+    """A number that is one, finite and within its interval; else a ``LedgerError`` that says ``where``."""
+    if not (-math.inf < low - 1e-4 <= mean <= high + 1e-4 < math.inf):  # ledgers round
+        raise LedgerError(f"{where or label}: {mean} with the interval {low} to {high} is no measured number")
+    return Number(label, mean, low, high, **asked)
+
+
+def minus(label: str, a: Number, b: Number, **asked: Any) -> Number:
+    """a − b for two means with intervals of their own (MOVER); too wide, if anything, where paired."""
+    mean = a.mean - b.mean
+    below = math.hypot(a.mean - a.low, b.high - b.mean)
+    above = math.hypot(a.high - a.mean, b.mean - b.low)
+    return measured(label, mean, mean - below, mean + above, **asked)
+
+
+def drawn(
+    label: str,
+    samples: Sequence[np.ndarray],
+    statistic: Callable,
+    times: float = 1.0,
+    paired: bool = False,
+    **asked: Any,
+) -> Number:
+    """``statistic(*samples, axis)`` with a percentile bootstrap: of each sample by itself, or ``paired``."""
+    found = stats.bootstrap(
+        samples, statistic, paired=paired, vectorized=True, n_resamples=2000, method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    mean = times * float(statistic(*samples, axis=-1))
+    low, high = sorted((times * float(found.low), times * float(found.high)))
+    return Number(label, mean, min(low, mean), max(high, mean), **asked)

@@ -1,0 +1,180 @@
+r"""What activation maximisation finds, as numbers: the trap of the probability, and what regularisers buy.
+
+*The trap.* For classes drawn by a seed, the same noise is climbed twice, by as many steps of the same length:
+towards the logit :math:`z_c` and towards the probability
+:math:`p_c = e^{z_c} / \sum_k e^{z_k}`, whose gradient
+
+.. math:: \nabla p_c = p_c \Bigl( \nabla z_c - \sum_k p_k \nabla z_k \Bigr)
+
+also grows where the other classes are pushed down, those first that are the most probable. Measured are the
+rise of the class's own logit, the change of the mean of the others and of the largest among them, and the
+probability at the end; the difference in the first, paired by class, has an interval (bootstrap over classes,
+percentiles, 95 %).
+
+*The regularisers.* For units drawn by a seed, each the middle one of its map and taken before its ReLU, and
+for classes: what each regulariser alone, and all together, leave of the activation that the plain ascent
+reaches in as many steps; how much of the picture's energy is in high frequencies (over a third of a cycle per
+pixel); and how alike two pictures of one unit from two seeds are (correlation within its receptive field).
+
+Sources: the logit instead of the probability: Simonyan, Vedaldi & Zisserman, arXiv:1312.6034, §2; the
+regularisers as in :mod:`zfcore.maximization`.
+
+Example::
+
+    from zfcore.model import load
+    from zfcore.preference import trap
+    from zfcore.view import Viewer
+    trap(Viewer(*load("zfnet-64")), classes=4)["difference"]
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from zfcore.ledger import provenance
+from zfcore.maximization import PLAIN, REGULARISED, Recipe, maximize, noise
+from zfcore.selectivity import interval
+from zfcore.spectra import band_shares
+from zfcore.view import Viewer
+
+#: The plain ascent by steps of one length, since what is compared is where they lead.
+STEPS = replace(PLAIN, iterations=40, epsilon=1e-12)
+#: The same, with each regulariser of :data:`zfcore.maximization.REGULARISED` alone, and with all.
+VARIANTS: dict[str, Recipe] = {
+    "plain": STEPS,
+    "L2": replace(STEPS, l2=REGULARISED.l2),
+    "total variation": replace(STEPS, tv=REGULARISED.tv),
+    "jitter": replace(STEPS, jitter=REGULARISED.jitter),
+    "scale and rotation": replace(STEPS, scale=REGULARISED.scale, rotation=REGULARISED.rotation),
+    "frequency space": replace(STEPS, frequency=REGULARISED.frequency),
+    "all": replace(REGULARISED, iterations=STEPS.iterations, epsilon=STEPS.epsilon),
+}
+
+
+def trap(viewer: Viewer, classes: int = 100, seed: int = 0, progress: bool = False) -> dict[str, Any]:
+    """Climb logits and probabilities of ``classes`` classes drawn with ``seed`` from the same noise.
+
+    Returns
+    -------
+    dict
+        ``n``; for ``logit`` and ``probability`` the mean rise of the ``target`` logit, the mean change of the
+        mean of the ``others``, the mean ``probability`` at the end, and the mean change of the largest of the
+        others, the ``rival``; ``difference``: ``mean`` and ``interval`` [low, high] of the target's rise by
+        the logit minus that by the probability.
+    """
+    layer = viewer.net.layers[-1]
+    logits = _answers(viewer, layer, noise(viewer.side, [seed]))
+    drawn = torch.randperm(logits.shape[1], generator=torch.Generator().manual_seed(seed))[:classes]
+    climbed: dict[str, list[Tensor]] = {"logit": [], "probability": []}
+    for some in tqdm(drawn.split(10), "classes", disable=not progress, leave=False):
+        seeds = [seed * logits.shape[1] + c for c in some.tolist()]
+        before = _answers(viewer, layer, noise(viewer.side, seeds, STEPS.contrast))
+        for objective, found in climbed.items():
+            aim = {"objective": objective, "recipe": STEPS, "seed": seeds}
+            after = _answers(viewer, layer, maximize(viewer.model, layer, some, viewer.side, **aim).image)
+            own = torch.zeros_like(after, dtype=torch.bool).scatter_(1, some[:, None], True)
+            rises = after[own] - before[own]
+            others, others_before = (z[~own].unflatten(0, (len(some), -1)) for z in (after, before))
+            fell = others.mean(1) - others_before.mean(1), others.amax(1) - others_before.amax(1)
+            found.append(torch.stack([rises, fell[0], after.softmax(1)[own], fell[1]]))
+    of = {objective: torch.cat(found, 1) for objective, found in climbed.items()}  # (4, n) each
+    words = ("target", "others", "probability", "rival")
+    told = {
+        objective: dict(zip(words, found.mean(1).tolist(), strict=True)) for objective, found in of.items()
+    }
+    difference = interval((of["logit"][0] - of["probability"][0]).numpy(), seed)
+    between = {"mean": difference["mean"], "interval": [difference["low"], difference["high"]]}
+    return {"n": len(drawn), **told, "difference": between}
+
+
+def regularisers(
+    viewer: Viewer, units: int = 4, seed: int = 0, progress: bool = False
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Climb ``units`` units of each layer, and as many classes, drawn with ``seed``, by each of the variants.
+
+    Returns
+    -------
+    dict
+        Variant → ``kept`` (activation reached as a share of the plain one's), ``high`` (share of high
+        frequencies), ``agreement`` (correlation of two seeds) and ``size`` (root mean square of the picture),
+        each with ``mean``, ``low`` and ``high`` over the units.
+    """
+    last = viewer.net.layers[-1]
+    befores = [viewer.before(path) for path in viewer.layers.values()] + ([last] * viewer.classifier)
+    draw = torch.Generator().manual_seed(seed)
+    found: dict[str, dict[str, list[Tensor]]] = {}
+    for layer in tqdm(befores, "layers", disable=not progress, leave=False):
+        value = _answers(viewer, layer, noise(viewer.side, [seed]))
+        chosen = torch.randperm(value.shape[1], generator=draw)[:units].tolist()
+        seeds = [2 * seed] * len(chosen) + [2 * seed + 1] * len(chosen)
+        see = (..., slice(None), slice(None))
+        if value.ndim == 4:
+            top, left, bottom, right = viewer.net.geometry[layer].box(*(n // 2 for n in value.shape[2:]))
+            see = (..., slice(max(0, top), bottom), slice(max(0, left), right))
+        for name, recipe in VARIANTS.items():
+            aim = {"position": "middle", "recipe": recipe, "seed": seeds}
+            r = maximize(viewer.model, layer, chosen * 2, viewer.side, **aim)
+            reached = torch.tensor([history[-1] for history in r.history], dtype=torch.float64)
+            plain = found["plain"]["reached"][-1] if name != "plain" else reached
+            pictures = r.image[see].double().cpu()
+            first, second = pictures.flatten(1).split(len(chosen))
+            measured = {
+                "reached": reached,
+                "kept": reached / plain,
+                "high": band_shares(pictures)[:, 2],
+                "size": pictures.square().mean((1, 2, 3)).sqrt(),
+                "agreement": torch.stack(
+                    [torch.corrcoef(torch.stack(two))[0, 1] for two in zip(first, second, strict=True)]
+                ),
+            }
+            for what, values in measured.items():
+                found.setdefault(name, {}).setdefault(what, []).append(values)
+    return {
+        name: {
+            what: interval(torch.cat(values).numpy(), seed)
+            for what, values in of.items()
+            if what != "reached"
+        }
+        for name, of in found.items()
+    }
+
+
+def maximization_entry(
+    viewer: Viewer, classes: int = 100, units: int = 4, seed: int = 0, progress: bool = False
+) -> dict[str, Any]:
+    """The entry of the ledger ``maximization``, but for the command: the trap and the regularisers."""
+    started = time.perf_counter()
+    values = {
+        "trap": trap(viewer, classes, seed, progress),
+        "regularisers": regularisers(viewer, units, seed, progress),
+    }
+    card = viewer.card
+    return {
+        "row": card["architecture"],
+        "seed": seed,
+        "values": values,
+        "n": values["trap"]["n"],
+        "data": None,
+        "data_sha256": None,
+        "config": {
+            "units": units,
+            "layers": viewer.layers,
+            "recipes": {name: asdict(recipe) for name, recipe in VARIANTS.items()},
+        },
+        "weights_sha256": card["sha256"],
+        **provenance(next(viewer.model.parameters()).device, time.perf_counter() - started),
+    }
+
+
+def _answers(viewer: Viewer, layer: str, pictures: Tensor) -> Tensor:
+    weight = next(viewer.model.parameters())
+    with torch.no_grad():
+        return (
+            viewer.net.activations(pictures.to(weight.dtype).to(weight.device), [layer])[layer].double().cpu()
+        )
