@@ -123,4 +123,3 @@ def test_the_shell_of_a_wheel_needs_nothing_of_the_books(installed, tmp_path):
     done = run(SHELL, installed, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Example" in done.stdout
-

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import statistics
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zfcore.ledger
+from zfcore.generalization import accuracies, entries_of
 from zfcore.ledger import (
     LedgerError,
     find,
@@ -22,6 +24,7 @@ from zfcore.ledger import (
     read,
     record,
 )
+from zfcore.model import WEIGHTS
 
 SHA = "0123456789abcdef" * 4
 
@@ -225,3 +228,16 @@ def test_the_code_is_told_by_version_and_commit(tmp_path, monkeypatch):
 def test_every_ledger_in_the_book_is_in_order():
     for path in zfcore.ledger.RESULTS.glob("*.json"):
         read(path.stem)
+
+
+def test_the_readme_gives_the_numbers_of_card_and_ledger(pytestconfig):
+    readme = (pytestconfig.rootpath / "README.md").read_text(encoding="utf-8")
+    card = json.loads((WEIGHTS / "zfnet-64.json").read_text(encoding="utf-8"))
+    error = card["error"]["one crop"]
+    assert f"{error['top1']:.1f} / {error['top5']:.1f} % on Tiny-ImageNet" in readme
+    entries = entries_of("table3", "caltech101", card["sha256"])
+    cells = {"duplicates": "kept", "background": False, "per class": 30}
+    rows = [f"{kind}, layer {n}" for kind in ("pretrained", "random") for n in (7, 5)]
+    means = [statistics.fmean(accuracies(entries, row, **cells).values()) for row in rows]
+    words = "{:.1f} % on layer 7, {:.1f} % on layer 5; untrained {:.1f} % and {:.1f} %".format(*means)
+    assert words in readme

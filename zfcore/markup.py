@@ -720,7 +720,7 @@ def feature_controls(layers: Mapping[str, str], nine: Nine, features: Sequence[i
 
 
 # ------------------------------------------------------------------------------ another set's class as HTML
-#: The points of a curve: training pictures of each class, mean accuracy and its deviation in percent.
+#: Accuracies by training pictures of each class, as (pictures, mean in percent, deviation in points).
 Curve = Sequence[tuple[float, float, float]]
 CARRIERS = 4  # features that are shown for a class
 PLOT = (44, 12, 470, 190)  # left, top, right, bottom of the curves, in the units of a drawing 480 wide

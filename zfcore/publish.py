@@ -141,7 +141,7 @@ def publish(
     for together in filter(
         None, ([n for n in notebooks if n not in last], [n for n in notebooks if n in last])
     ):
-        times = {run.chapter: round(run.seconds, 1) for run in runs.values()}
+        times = {n.stem: round(runs[n].seconds, 1) for n in notebooks if n in runs}
         wanted = {n: chosen[n] | ({TIMES: times} if n in last else {}) for n in together}
         runs |= _execute_all(root, wanted, jobs, use_cache=out is None)
         failed = [run for run in runs.values() if run.failure]
