@@ -18,7 +18,7 @@ import asyncio
 import io
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from html import escape
@@ -49,8 +49,9 @@ class _Explorer(ipywidgets.VBox):
         model: nn.Module,
         card: Mapping,
         photographs: Mapping[str, Picture],
-        layers: Mapping[str, str] | Sequence[str] | None,
-        weights: str | None,
+        layers: Mapping[str, str] | Sequence[str] | None = None,
+        *,
+        weights: str | None = None,
     ):
         if not photographs:
             raise ValueError("there are no photographs to explore; give, say, zfcore.data.photographs()")
@@ -241,7 +242,7 @@ class PhotoExplorer(_Explorer):
     ):
         self._gallery = gallery
         self._frame: Frame | None = None
-        super().__init__(model, card, photographs, layers, weights)
+        super().__init__(model, card, photographs, layers, weights=weights)
 
     @property
     def frame(self) -> Frame:
@@ -346,19 +347,8 @@ class OcclusionExplorer(_Explorer):
 
     names_things = True
 
-    def __init__(
-        self,
-        model: nn.Module,
-        card: Mapping,
-        photographs: Mapping[str, Picture],
-        layers: Mapping[str, str] | Sequence[str] | None = None,
-        *,
-        weights: str | None = None,
-    ):
-        self._covered: Covered | None = None
-        self._maps: tuple[OcclusionMaps, int] | None = None  # with their stride
-        self._scanning: asyncio.Task | None = None
-        super().__init__(model, card, photographs, layers, weights)
+    _covered: Covered | None = None
+    _maps: tuple[OcclusionMaps, int] | None = None  # with their stride
 
     @property
     def covered(self) -> Covered:
@@ -427,7 +417,8 @@ class OcclusionExplorer(_Explorer):
         self.size.observe(lambda change: self._unless_busy(lambda: self._resize(change.old)), "value")
         for control in (self.row, self.column):
             control.observe(lambda _: self._unless_busy(self._show), "value")
-        self.scan.on_click(lambda _: self._start_or_stop())
+        words = (markup.WORDS[name] for name in ("scan", "stop"))
+        self._scanning = _Work(self.scan, *words, self._scan, alone=lambda: asyncio.run(self._scan()))
         return [[self.photograph, self.target, self.fill], [self.row, self.column, self.size, self.scan]]
 
     def _looked(self) -> None:
@@ -447,7 +438,7 @@ class OcclusionExplorer(_Explorer):
 
     def _forget(self) -> None:
         """The maps are not of this square, class or photograph."""
-        self._stop()
+        self._scanning.stop()
         self._maps = None
         self._show()
 
@@ -458,32 +449,12 @@ class OcclusionExplorer(_Explorer):
         maps, stride = self._maps or (None, self.stride)
         self._draw(markup.covered_html(self._viewer, self._covered, maps, stride))
 
-    def _start_or_stop(self) -> None:
-        if self._scanning:
-            self._stop()
-            return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # nobody is there to stop it
-            asyncio.run(self._scan())
-            return
-        self._scanning = loop.create_task(self._scan())
-        self.scan.description = markup.WORDS["stop"]
-
-    def _stop(self) -> None:
-        if self._scanning:
-            self._scanning.cancel()
-        self._scanning = None
-        self.scan.description = markup.WORDS["scan"]
-
     async def _scan(self) -> None:
         for finer in (4, 2, 1):
             stride = finer * self.stride
             self._maps = (self._viewer.scan(self.covered, stride), stride)
             self._show()
             await asyncio.sleep(0.05)  # let the reader's hand in
-        self._scanning = None
-        self.scan.description = markup.WORDS["scan"]
 
 
 class FeatureExplorer(_Explorer):
@@ -530,7 +501,7 @@ class FeatureExplorer(_Explorer):
         self._nine: markup.Nine | None = None
         gallery.wall(self._first, feature)  # or an error, before anything is built
         layers = {wall.name: wall.path for wall in gallery.layers.values()}
-        super().__init__(model, card, photographs, layers, weights)
+        super().__init__(model, card, photographs, layers, weights=weights)
         if feature is not None:
             self.feature.value = feature
 
@@ -646,17 +617,7 @@ class InvarianceExplorer(_Explorer):
 
     names_things = True
 
-    def __init__(
-        self,
-        model: nn.Module,
-        card: Mapping,
-        photographs: Mapping[str, Picture],
-        layers: Mapping[str, str] | Sequence[str] | None = None,
-        *,
-        weights: str | None = None,
-    ):
-        self._moved: Moved | None = None
-        super().__init__(model, card, photographs, layers, weights)
+    _moved: Moved | None = None
 
     @property
     def moved(self) -> Moved:
@@ -845,9 +806,8 @@ class MaximizationExplorer(_Explorer):
     ):
         self._first, self._seed = (layer, channel), seed
         self._steps: Iterator[Step] | None = None
-        self._climbing: asyncio.Task | None = None
         self._begun = False
-        super().__init__(model, card, photographs, layers, weights)
+        super().__init__(model, card, photographs, layers, weights=weights)
         self.run(steps)
 
     @property
@@ -917,7 +877,8 @@ class MaximizationExplorer(_Explorer):
         self.layer.observe(lambda _: self._unless_busy(self._other_layer), "value")
         for control in (self.feature, self.target, self.position):
             control.observe(lambda _: self._unless_busy(self._from_noise), "value")
-        self.climb.on_click(lambda _: self._start_or_stop())
+        words = (markup.WORDS[name] for name in ("climb", "pause"))
+        self._climbing = _Work(self.climb, *words, self._climb, alone=lambda: self.run(self.most))
         self.noise.on_click(lambda _: self._other_noise())
         self.from_photograph.on_click(lambda _: self._looked())
         return [
@@ -984,7 +945,7 @@ class MaximizationExplorer(_Explorer):
         self._from(drawn.to(weight.dtype).to(weight.device))
 
     def _from(self, pictures: Tensor) -> None:
-        self._stop()
+        self._climbing.stop()
         self._start = self._picture = pictures[0]
         self._history: list[float] = []
         self._prepare()
@@ -1009,30 +970,54 @@ class MaximizationExplorer(_Explorer):
     def _show(self) -> None:
         self._draw(markup.climbed_html(self._viewer, self.climbed))
 
-    def _start_or_stop(self) -> None:
-        if self._climbing:
-            self._stop()
-            return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # nobody is there to stop it
-            self.run(self.most)
-            return
-        self._climbing = loop.create_task(self._climb())
-        self.climb.description = markup.WORDS["pause"]
-
-    def _stop(self) -> None:
-        if self._climbing:
-            self._climbing.cancel()
-        self._climbing = None
-        self.climb.description = markup.WORDS["climb"]
-
     async def _climb(self) -> None:
         for _ in range(self.most):
             self._step()
             self._show()
             await asyncio.sleep(0.02)  # let the reader's hand in
-        self._stop()
+
+
+class _Work:
+    """Long work that a button begins and ends, and whose name says which; it lets the reader's hand in.
+
+    Where no event loop runs nobody is there to stop it, and ``alone`` does it at once.
+    """
+
+    def __init__(
+        self,
+        button: ipywidgets.Button,
+        begin: str,
+        end: str,
+        work: Callable[[], Coroutine],
+        alone: Callable[[], None],
+    ):
+        self._button, self._begin, self._end, self._work, self._alone = button, begin, end, work, alone
+        self._task: asyncio.Task | None = None
+        button.on_click(lambda _: self._begin_or_end())
+
+    def _begin_or_end(self) -> None:
+        if self._task:
+            self.stop()
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._alone()
+            return
+        self._task = loop.create_task(self._to_the_end())
+        self._button.description = self._end
+
+    async def _to_the_end(self) -> None:
+        await self._work()
+        self._task = None
+        self._button.description = self._begin
+
+    def stop(self) -> None:
+        """End it, if it runs."""
+        if self._task:
+            self._task.cancel()
+        self._task = None
+        self._button.description = self._begin
 
 
 def _slider(value: float, least: float, most: float, step: float) -> ipywidgets.FloatSlider:
