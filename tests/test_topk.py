@@ -49,14 +49,19 @@ class Given(nn.Module):
 @st.composite
 def few_levels(draw):
     """Maps (N, C, H, W) of few different values, many of them equal, some of them not positive."""
-    shape = [draw(st.integers(1, most)) for most in (9, 4, 3, 3)]
+    shape = [draw(st.integers(1, most)) for most in (9, 35, 3, 3)]  # 35: vectors of channels and a rest
     draws = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
     return torch.randint(-1, draw(st.integers(1, 4)), shape, generator=draws).double()
 
 
+forms = st.sampled_from([torch.contiguous_format, torch.channels_last])
+dtypes = st.sampled_from([torch.float64, torch.float32, torch.bfloat16])
+
+
 @steady
-@given(few_levels(), st.integers(1, 12), st.integers(1, 5))
-def test_one_pass_finds_what_a_loop_over_all_units_finds(maps, k, batch):
+@given(few_levels(), st.integers(1, 12), st.integers(1, 5), forms, dtypes)
+def test_one_pass_finds_what_a_loop_over_all_units_finds(maps, k, batch, form, dtype):
+    maps = maps.to(dtype, memory_format=form)
     same(top_activations(Given(), maps.split(batch), ["mul"], k)["mul"], naive(maps, k))
 
 
@@ -161,6 +166,12 @@ def test_an_unknown_layer_lists_the_layers():
         ([], ["mul"], 9, "yields no pictures"),
         ([torch.rand(1, 2, 3, 3)], ["mul"], 0, "k is 0"),
         ([torch.full((1, 2, 3, 3), torch.nan)], ["mul"], 1, "'mul' has activations that are not numbers"),
+        (
+            [torch.full((1, 2, 3, 3), torch.nan).to(memory_format=torch.channels_last)],
+            ["mul"],
+            1,
+            "'mul' has activations that are not numbers",
+        ),
         ([torch.zeros(1, 2, 3, 3).byte()], ["mul"], 1, "must be a float tensor"),
     ],
 )

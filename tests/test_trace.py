@@ -1,5 +1,7 @@
 """Layer names, taps, and what a unit sees: proved by disturbing pixels."""
 
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -226,6 +228,21 @@ def test_overwriting_through_a_view_is_refused():
 
     with pytest.raises(ValueError, match="'relu_' overwrites what 'sum_1' reads later"):
         trace(Through())
+
+
+@torch.no_grad()  # a graph would hold them
+def test_a_stream_hands_out_each_layer_when_it_is_reached_and_holds_none_of_them():
+    model, pictures = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(4))), torch.randn(2, 3, 4, 4)
+    t, handed = trace(model), {}
+    together = t.activations(pictures, t.layers)
+    for layer, value in t.stream(pictures, reversed(t.layers)):
+        assert torch.equal(value, together[layer])
+        handed[layer] = weakref.ref(value)
+        alive = [name for name, reference in handed.items() if reference() is not None]
+        assert alive[-1] == layer
+        assert len(alive) <= 2  # it, and the one that it was computed from and that the loop held
+    assert list(handed) == t.layers
+    assert list(t.activations(pictures, reversed(t.layers))) == t.layers[::-1]
 
 
 def test_the_pass_ends_at_the_last_wanted_layer():

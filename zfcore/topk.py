@@ -147,17 +147,18 @@ def top_activations(
     seen = 0
     for batch in tqdm(loader, "strongest activations", disable=not progress, leave=False):
         images = (batch if isinstance(batch, Tensor) else batch[0]).to(device, non_blocking=True)
-        for layer, maps in followed.activations(images, layers).items():
+        for layer, maps in followed.stream(images, layers):
             if maps.ndim not in (2, 4):
                 raise ValueError(
                     f"layer {layer!r} is {tuple(maps.shape)}, neither maps (N, C, H, W) nor units (N, C)"
                 )
             best = top.get(layer) or TopActivations.empty(maps.shape[1], k, like=maps)
             top[layer] = _with_batch(best, maps, seen, layer)
+            del maps  # before the next layer is computed
         seen += len(images)
     if not seen:
         raise ValueError("the loader yields no pictures; a generator that has run out yields none again")
-    return {layer: found.to("cpu") for layer, found in top.items()}
+    return {layer: top[layer].to("cpu") for layer in layers}
 
 
 def merge(
@@ -211,7 +212,7 @@ def merge(
 
 def _with_batch(best: TopActivations, maps: Tensor, seen: int, layer: str) -> TopActivations:
     """The best so far and one more batch, (B, C, H, W) or (B, C), whose first picture is number ``seen``."""
-    peaks = _peaks(maps) if maps.ndim == 4 else maps  # (B, C)
+    peaks, cells = _peaks(maps) if maps.ndim == 4 else (maps, None)  # (B, C)
     if peaks.isnan().any():
         raise ValueError(f"layer {layer!r} has activations that are not numbers; check weights and pictures")
     k = best.values.shape[1]
@@ -225,18 +226,26 @@ def _with_batch(best: TopActivations, maps: Tensor, seen: int, layer: str) -> To
     kept.values[entered] = peaks[pictures, channels]
     kept.images[entered] = seen + pictures
     if maps.ndim == 4:
-        cells = maps[pictures, channels].flatten(1).argmax(1)  # of equals the first
-        kept.positions[entered] = torch.stack((cells // maps.shape[3], cells % maps.shape[3]), 1)
+        if cells is None:
+            entering = maps[pictures, channels].flatten(1).argmax(1)  # of equals the first
+        else:
+            entering = cells[pictures, channels]
+        kept.positions[entered] = torch.stack((entering // maps.shape[3], entering % maps.shape[3]), 1)
     else:
         kept.positions[entered] = 0
     return kept
 
 
-def _peaks(maps: Tensor) -> Tensor:
-    """The maximum of each map, (B, C, H, W) → (B, C), by the operation that is fast at their format."""
+def _peaks(maps: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The maximum of each map, (B, C, H, W) → (B, C), and its cell where that costs nothing more.
+
+    Where channels are last on a CPU, pooling over the whole map is several times as fast as ``amax``, and
+    it counts the cells anyway; of equals it gives the first.
+    """
     if maps.device.type == "cpu" and not maps.is_contiguous():
-        return F.max_pool2d(maps, maps.shape[2:]).flatten(1)  # five times as fast where channels are last
-    return maps.amax((2, 3))
+        peaks, cells = F.max_pool2d(maps, maps.shape[2:], return_indices=True)
+        return peaks.flatten(1), cells.flatten(1)
+    return maps.amax((2, 3)), None
 
 
 def _descending(values: Tensor) -> Tensor:

@@ -352,6 +352,17 @@ class Trace:
         ValueError
             Unknown layer (the message lists them), or images that the network does not take.
         """
+        layers = list(layers)
+        found = dict(self.stream(images, layers))
+        return {layer: found[layer] for layer in layers}
+
+    def stream(self, images: Tensor, layers: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """The pairs (layer, tensor) of :meth:`activations` one by one, as the pass reaches them.
+
+        A tensor that neither the caller nor a later layer holds is free again: what is taken from each
+        layer on the way needs the memory of a plain pass. Order, arguments and errors are those of the
+        computation and of :meth:`activations`.
+        """
         wanted = {self.node(layer): layer for layer in layers}
         self.check_images(images)
         steps = self.needed(wanted)
@@ -360,10 +371,11 @@ class Trace:
         for step in steps:
             if step is not self.input:
                 values[step] = self.compute(step, values)
+            if step in wanted:
+                yield wanted[step], values[step]
             for used in (step, *step.all_input_nodes):
-                if last_use[used] is step and used not in wanted:
+                if last_use[used] is step:
                     values.pop(used, None)
-        return {layer: values[node] for node, layer in wanted.items()}
 
     # -------------------------------------------------------------------------- analysis
     def _depend_on_image(self, graph: fx.Graph) -> set[fx.Node]:
