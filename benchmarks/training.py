@@ -6,8 +6,9 @@ Three rivals take turns, one thread each. *Stock*: PyTorch's ``LocalResponseNorm
 *Exact*: our contrast norm and channels_last, float32 still. *Ours*: the trainer's step, bfloat16
 autocast included. One step is forward, backward and SGD with momentum on a batch of 64.
 
-The results are compared, too: gradients of the exact step against the stock one in float32, and
-the loss of 20 steps on real patches in bfloat16 against float32.
+The results are compared, too: gradients of the exact step against the stock one in float64 (in float32
+each of them differs from float64 by up to 0.3 %, where rounding decides which cell of a window is the
+largest), and the loss of 20 steps on real patches in bfloat16 against float32.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from zfcore.model import ContrastNorm, build, initialize_
 
 NETWORKS = {"zfnet-64": 64, "zfnet-64-coarse": 64, "alexnet-64": 64, "zfnet": 8}  # batch sizes
 BAR = 2.0
-GRADIENT_ERROR, LOSS_ERROR = 1e-5, 0.02  # relative
+GRADIENT_ERROR, LOSS_ERROR = 1e-12, 0.02  # relative
 
 
 def stock(model: nn.Module) -> nn.Module:
@@ -61,10 +62,10 @@ class Step:
 
 
 def gradients(step: Step, x: Tensor, labels: Tensor) -> Tensor:
-    """All gradients of one float32 step without dropout, in a row."""
+    """All gradients of one float64 step without dropout, in a row."""
     step = copy.deepcopy(step)
-    step.model.eval()
-    step(x, labels)
+    step.model.double().eval()
+    step(x.double(), labels)
     return torch.cat([p.grad.flatten() for p in step.model.parameters()])
 
 
