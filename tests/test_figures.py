@@ -150,6 +150,16 @@ def test_an_interval_that_holds_zero_has_a_hollow_point():
     assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b"]
 
 
+def test_every_claim_has_its_square_and_only_verdicts_that_occur_are_explained():
+    rows = {"§3": [(1, "reproduced"), (2, "not run yet")], "§4": [(3, "reproduced")]}
+    figure = figures.verdicts(rows)
+    [axes], [legend] = figure.axes, figure.legends
+    assert [text.get_text() for text in axes.texts] == ["1", "2", "3"]
+    first, waiting, third = (patch.get_facecolor() for patch in axes.patches)
+    assert first == third != waiting
+    assert [text.get_text() for text in legend.get_texts()] == ["reproduced", "not run yet"]
+
+
 def test_a_mosaic_has_its_cells_row_by_row_between_white_lines():
     cells = np.stack([np.full((2, 2, 3), n, np.uint8) for n in range(4)])
     sheet = figures.mosaic(cells)

@@ -331,6 +331,38 @@ def curves(
     return figure
 
 
+def verdicts(rows: Mapping[str, Sequence[tuple[int, str]]], width: float = 5.6) -> Figure:
+    """Numbered squares, each in the colour of its verdict: ``{row title: [(number, verdict), …]}``.
+
+    The verdicts, explained below the squares, are those of :func:`zfcore.claims.count`.
+    """
+    looks = {
+        "reproduced": (CONVNET, CONVNET, "white", "-"),
+        "contradicted": (DECONVNET, DECONVNET, "white", "-"),
+        "not testable at this scale": ("#e4e4e4", "#777777", "#222222", "-"),
+        "not run yet": ("white", "#777777", "#222222", "--"),
+    }
+    figure = Figure(figsize=(width, 0.3 * len(rows) + 0.5), layout="constrained")
+    axes = figure.subplots()
+    for y, squares in enumerate(rows.values()):
+        for x, (number, verdict) in enumerate(squares):
+            face, edge, ink, line = looks[verdict]
+            box = FancyBboxPatch(
+                (x + 0.12, y + 0.12), 0.76, 0.76, "round,pad=0,rounding_size=0.14",
+                facecolor=face, edgecolor=edge, linestyle=line, label=verdict,
+            )  # fmt: skip
+            axes.add_patch(box)
+            axes.text(x + 0.5, y + 0.53, str(number), color=ink, ha="center", va="center", fontsize=8)
+    axes.set(xlim=(0, max(map(len, rows.values()))), ylim=(len(rows), 0), aspect="equal", frame_on=False)
+    axes.set_yticks(np.arange(len(rows)) + 0.5, list(rows))
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    named = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    handles = [named[verdict] for verdict in looks if verdict in named]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8)
+    return figure
+
+
 def intervals(
     rows: Sequence[str],
     series: Mapping[str, Sequence[tuple[float, float, float] | None]],
