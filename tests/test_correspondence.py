@@ -136,6 +136,26 @@ def test_a_part_that_a_unit_knows_anywhere_is_more_consistent_than_random_places
     assert without.shape == (12,)
 
 
+def test_random_places_stay_within_the_box_that_is_given():
+    # Only the lower right quarter is bright: a square changes units there, and nothing elsewhere.
+    images = torch.zeros(4, 1, 8, 8).double()
+    images[:, :, 4:, 4:] = 1
+    part = {"p": torch.tensor([[4, 4, 2, 2]] * 4)}
+    model, quarter = nn.Sequential(nn.Identity()), torch.tensor([[4, 4, 4, 4]] * 4)
+    options = {"draws": 40, "permutations": 1}
+    inside, dark, anywhere = (
+        correspondence(model, images, part, ["0"], within=within, **options)["0"].every.random["p"]
+        for within in (quarter, torch.tensor([[0, 0, 4, 4]] * 4), None)
+    )
+    assert not dark.any()
+    assert inside.min() > 0
+    assert anywhere.mean() < inside.mean()
+    exact = correspondence(model, images, part, ["0"], within=part["p"], **options)["0"].every
+    assert not exact.random["p"].any()  # one place only, the part's own
+    with pytest.raises(ValueError, match="the squares of 'p' are larger than `within`"):
+        correspondence(model, images, part, ["0"], within=torch.tensor([[4, 4, 2, 1]] * 4))
+
+
 def test_one_place_for_all_lies_at_the_same_share_of_the_room():
     # A layer that is the picture keeps places: at one place for all, the same units change everywhere.
     images = torch.rand(3, 1, 8, 8).double() + 1

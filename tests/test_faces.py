@@ -94,6 +94,18 @@ def test_a_set_that_is_not_there_says_how_to_get_it(tmp_path):
         faces("dogs", tmp_path)
 
 
+def test_the_box_around_a_face_holds_its_parts_and_little_more():
+    _, card = load("zfnet-64")
+    few = faces("photographs")
+    around, size = few.around(card), card["input_size"]
+    for box in few.boxes(card).values():
+        assert (around[:, :2] <= box[:, :2]).all()
+        assert (box[:, :2] + box[:, 2:] <= around[:, :2] + around[:, 2:]).all()
+    assert (around[:, :2] + around[:, 2:] <= size).all()
+    eyes = torch.from_numpy(few.eyes * card["resize"])
+    assert (around[:, 3] <= 2 * eyes + 2).all()  # the eyes' distance and half of it on either side
+
+
 # ------------------------------------------------------------------------------ the ledger
 def test_a_summary_is_of_plain_numbers():
     network, card = load("zfnet-64")

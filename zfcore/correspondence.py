@@ -23,7 +23,9 @@ A change that is mere rounding (at most 32 ε of the layer's largest value on th
 
 Low compared to what? Three answers, all by squares of the same sizes:
 
-- ``random``: every picture's square at a random place of its own, as in the paper;
+- ``random``: every picture's square at a random place of its own, on the object as in the paper where its
+  outline is given (``within``), else anywhere: a square beside the object changes little and agrees on
+  little, so that a rival which may leave the object is another one;
 - ``shared``: at a random place that is the same in all pictures. Where faces lie alike, so do their left
   eyes, and a layer that keeps places (layer 5 does) gives a low Δ for that alone;
 - ``mixed``: on the parts, but with their names exchanged at random within each picture.
@@ -115,6 +117,7 @@ def correspondence(
     layers: Iterable[str],
     *,
     fill: float = 0.0,
+    within: Tensor | None = None,
     draws: int = 100,
     permutations: int = 999,
     seed: int = 0,
@@ -135,9 +138,11 @@ def correspondence(
         Names out of ``trace(model).layers``.
     fill
         What stands in the square, in units of the input.
+    within
+        Int64 (N, 4) like a part: on each picture the box in which a ``random`` place lies. None: the picture.
     draws
-        Of random places: squares of a part's own size, wholly inside the picture. Parts that have the same
-        sizes on every picture have the same draws.
+        Of random places: squares of a part's own size, wholly inside. Parts that have the same sizes on every
+        picture have the same draws.
     permutations
         Exchanges of the parts' names.
     seed
@@ -153,11 +158,18 @@ def correspondence(
     Raises
     ------
     ValueError
-        Fewer than two pictures, no part, boxes of another shape or not inside the picture, unknown layers.
+        Fewer than two pictures, no part, boxes of another shape or not inside the picture, a part larger than
+        ``within``, unknown layers.
     """
     network, layers = trace(model), list(layers)
     network.check_images(images)
     boxes = _checked(images, parts)
+    whole = torch.tensor([[0, 0, *images.shape[2:]]]).expand(len(images), 4)
+    rooms = {"random": whole if within is None else _checked(images, {"within": within})["within"]}
+    rooms["shared"] = whole
+    for name, box in boxes.items():
+        if (box[:, 2:] > rooms["random"][:, 2:]).any():
+            raise ValueError(f"the squares of {name!r} are larger than `within` on some picture; widen it")
     generator = torch.Generator().manual_seed(seed)
     signs = _Signs(network, images, layers, fill, batch_size)
     on_parts = {name: signs.of(box) for name, box in boxes.items()}
@@ -165,7 +177,7 @@ def correspondence(
     sizes = {tuple(box[:, 2:].flatten().tolist()): box[:, 2:] for box in boxes.values()}
     drawn = {layer: {(where, key): [] for where in PLACES for key in sizes} for layer in layers}
     for where, key in tqdm([*drawn[layers[0]]] * draws, "random places", disable=not progress):
-        elsewhere = _place(sizes[key], images.shape[2:], where, generator)
+        elsewhere = _place(sizes[key], rooms[where], 1 if where == "shared" else len(images), generator)
         for layer, features in signs.of(elsewhere).items():
             drawn[layer][where, key].append(_distances(*features))
     of_part = {name: tuple(box[:, 2:].flatten().tolist()) for name, box in boxes.items()}
@@ -212,12 +224,14 @@ def _checked(images: Tensor, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return boxes
 
 
-def _place(sizes: Tensor, side: tuple[int, int], where: str, generator: torch.Generator) -> Tensor:
-    """Boxes (N, 4) of those sizes (N, 2) somewhere in the picture, each corner as likely as any other."""
-    room = torch.tensor(side) - sizes + 1  # corners that keep the square inside
-    count = 1 if where == "shared" else len(sizes)
-    share = torch.rand(count, 2, generator=generator, dtype=torch.float64)
-    return torch.cat(((share * room).long(), sizes), 1)
+def _place(sizes: Tensor, rooms: Tensor, different: int, generator: torch.Generator) -> Tensor:
+    """Boxes (N, 4) of those sizes (N, 2) somewhere in the rooms (N, 4), each corner as likely as any other.
+
+    N ``different`` places, or 1, at the same share of every room.
+    """
+    corners = rooms[:, 2:] - sizes + 1  # how many keep the square inside
+    share = torch.rand(different, 2, generator=generator, dtype=torch.float64)
+    return torch.cat((rooms[:, :2] + (share * corners).long(), sizes), 1)
 
 
 # ------------------------------------------------------------------------------ signs

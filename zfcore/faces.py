@@ -15,7 +15,8 @@ Example::
     from zfcore.model import load
     network, card = load("zfnet-64")
     few = faces("photographs")
-    found = correspondence(network, to_input(few.pixels, card), few.boxes(card), ["features.13"])
+    parts, within = few.boxes(card), few.around(card)
+    found = correspondence(network, to_input(few.pixels, card), parts, ["features.13"], within=within)
 """
 
 from __future__ import annotations
@@ -68,6 +69,21 @@ class Faces:
             corners = np.clip(corners, 0, size - sides)
             found[part] = torch.from_numpy(np.hstack((corners, sides, sides)))
         return found
+
+    def around(self, card: Mapping[str, Any]) -> Tensor:
+        """int64 (N, 4): the face, on which the random places lie, as :meth:`boxes` gives the parts.
+
+        The smallest rectangle that holds the three centres, half an eye distance wider on every side, inside
+        the input; never smaller than what the parts' squares need.
+        """
+        resize, size = card["resize"], card["input_size"]
+        centres = np.stack(list(self.centres.values()))  # (P, N, 2)
+        margin = self.eyes[:, None] / 2
+        ends = np.array([centres.min(0) - margin, centres.max(0) + margin]) * resize - (resize - size) // 2
+        parts = torch.stack(list(self.boxes(card).values())).numpy()  # (P, N, 4)
+        first = np.minimum(np.rint(ends[0]), parts[..., :2].min(0)).clip(0, size)
+        last = np.maximum(np.rint(ends[1]), (parts[..., :2] + parts[..., 2:]).max(0)).clip(0, size)
+        return torch.from_numpy(np.hstack((first, last - first)).astype(np.int64))
 
 
 def faces(name: str, root: str | os.PathLike | None = None, results: str | os.PathLike = RESULTS) -> Faces:
@@ -148,13 +164,14 @@ def correspondence_entries(
     )
     for name in SETS:
         marked = faces(name)
-        images, boxes = to_input(marked.pixels, card).to(device), marked.boxes(card)
+        images = to_input(marked.pixels, card).to(device)
+        boxes, within = marked.boxes(card), marked.around(card)
         for row, model in (
             (card["architecture"], network),
             (f"{card['architecture']}, random weights", random),
         ):
             start = time.monotonic()
-            options = {"draws": draws, "seed": seed, "progress": progress}
+            options = {"within": within, "draws": draws, "seed": seed, "progress": progress}
             found = correspondence(model.to(device), images, boxes, list(paths.values()), **options)
             yield {
                 "row": f"{row}, {name}",
@@ -163,7 +180,13 @@ def correspondence_entries(
                 "n": len(images),
                 "data": "caltech101",
                 "data_sha256": marked.sha256,
-                "config": {"set": name, "trained": model is network, "draws": draws, "layers": paths},
+                "config": {
+                    "set": name,
+                    "trained": model is network,
+                    "draws": draws,
+                    "places": "on the face",
+                    "layers": paths,
+                },
                 "weights_sha256": card["sha256"] if model is network else None,
                 **provenance(device, time.monotonic() - start, command),
             }
