@@ -104,8 +104,24 @@ function asKnown(values, columns) {
   });
 }
 
+/** The pixels around a place on an axis, what each weighs, and how much of the place lies inside; the kernel is
+ *  Lanczos', of five lobes. @param {number} place @param {number} extent
+ *  @returns {{near: number[], weights: number[], inside: number}} */
+function taps(place, extent) {
+  const lobes = 5;
+  const sinc = (/** @type {number} */ t) => (t === 0 ? 1 : Math.sin(Math.PI * t) / (Math.PI * t));
+  const near = Array.from({ length: 2 * lobes }, (_, n) => Math.floor(place) + 1 - lobes + n);
+  const kernel = near.map((pixel) => pixel - place).map((t) => (Number.isInteger(t) ? Number(t === 0) : sinc(t) * sinc(t / lobes)));
+  const sum = kernel.reduce((one, other) => one + other);
+  return {
+    near: near.map((pixel) => Math.min(Math.max(pixel, 0), extent - 1)),
+    weights: kernel.map((weight) => weight / sum),
+    inside: Math.min(Math.max(Math.min(place + 1, extent - place), 0), 1),
+  };
+}
+
 /** Shift (pixels downward), scale (a factor) or turn (degrees counter-clockwise) about the centre, as
- *  `zfcore.invariance.warp`: interpolated linearly, and 0 is what comes in from outside.
+ *  `zfcore.invariance.warp`: interpolated by a windowed sinc, and 0 is what comes in from outside.
  *  @param {Float32Array} input (3, S, S) @param {number} side S @param {"translate" | "scale" | "rotate"} transform @param {number} value */
 function warp(input, side, transform, value) {
   const cells = side * side;
@@ -118,14 +134,17 @@ function warp(input, side, transform, value) {
   }[transform];
   const warped = new Float32Array(3 * cells);
   for (let n = 0; n < cells; n++) {
-    const [y, x] = from(Math.floor(n / side) - centre, (n % side) - centre).map((at) => at + centre);
-    const [top, left] = [Math.floor(y), Math.floor(x)];
-    for (const [row, column, weight] of [
-      [top, left, (top + 1 - y) * (left + 1 - x)], [top, left + 1, (top + 1 - y) * (x - left)],
-      [top + 1, left, (y - top) * (left + 1 - x)], [top + 1, left + 1, (y - top) * (x - left)],
-    ]) {
-      if (row < 0 || column < 0 || row >= side || column >= side) continue;
-      for (let colour = 0; colour < 3; colour++) warped[colour * cells + n] += weight * input[colour * cells + row * side + column];
+    const [y, x] = from(Math.floor(n / side) - centre, (n % side) - centre).map((at) => taps(at + centre, side));
+    if (!(y.inside && x.inside)) continue;
+    for (let colour = 0; colour < 3; colour++) {
+      let sum = 0;
+      for (const [i, row] of y.near.entries()) {
+        const start = colour * cells + row * side;
+        let line = 0;
+        for (let j = 0; j < x.near.length; j++) line += x.weights[j] * input[start + x.near[j]];
+        sum += y.weights[i] * line;
+      }
+      warped[colour * cells + n] = sum * y.inside * x.inside;
     }
   }
   return warped;
