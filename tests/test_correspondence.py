@@ -152,8 +152,22 @@ def test_random_places_stay_within_the_box_that_is_given():
     assert anywhere.mean() < inside.mean()
     exact = correspondence(model, images, part, ["0"], within=part["p"], **options)["0"].every
     assert not exact.random["p"].any()  # one place only, the part's own
-    with pytest.raises(ValueError, match="the squares of 'p' are larger than `within`"):
+    with pytest.raises(ValueError, match="a square of 'p' is larger than the part of `within`; widen it"):
         correspondence(model, images, part, ["0"], within=torch.tensor([[4, 4, 2, 1]] * 4))
+    apart = torch.tensor([[0, 0, 4, 4], [4, 4, 4, 4]] * 2)
+    with pytest.raises(ValueError, match="`within` that is common to all pictures"):
+        correspondence(model, images, part, ["0"], within=apart)
+
+
+def test_a_place_for_all_lies_where_all_boxes_meet():
+    images = torch.zeros(2, 1, 8, 8).double()
+    images[0, :, :, 3:5], images[1, :, 4:6] = 1, 1  # a column in one, rows in the other
+    within = torch.tensor([[0, 2, 8, 4], [3, 0, 4, 8]])  # in common: rows 3 to 6 of columns 2 to 5
+    part = {"p": torch.tensor([[3, 2, 4, 4]] * 2)}
+    found = correspondence(
+        nn.Sequential(nn.Identity()), images, part, ["0"], within=within, draws=5, permutations=1
+    )["0"].every
+    assert found.shared["p"].tolist() == [found.delta["p"]] * 5
 
 
 def test_one_place_for_all_lies_at_the_same_share_of_the_room():

@@ -20,6 +20,7 @@ Example::
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -58,6 +59,7 @@ from zfcore.evidence import (
 from zfcore.evolution import convergence, jumps
 from zfcore.generalization import LAYERS, accuracies, paired
 from zfcore.ledger import RESULTS, LedgerError, find, outcomes
+from zfcore.model import initialize_
 from zfcore.reproduce import Experiment, first_layers
 from zfcore.spectra import band_shares, flat, grid_imprint
 from zfcore.tables import Table, read_table
@@ -290,15 +292,31 @@ def _little_between(e: Evidence):
 
 @_tests(16)
 def _aliasing(e: Evidence):
-    # The paper blames the stride, so stride 2 is set against stride 1 at both filter sizes: what is left of
-    # the difference has no other cause in the design. Projections are of patches of the photographs that ship
-    # here.
+    # The paper blames the stride, so stride 2 is set against stride 1 at both filter sizes. A transposed
+    # convolution leaves its grid whatever the filters are, so the same difference with random ones is taken
+    # off: what remains was learned. Projections are of patches of the photographs that ship here.
     rows = ("fig5-7x7-2", "fig5-11x11-2", "fig5-7x7-1", "fig5-11x11-1")
-    imprints = [_imprint(*found) for found in _first_layers(e, *rows)]
+    found = _first_layers(e, *rows)
+    imprints = [_imprint(network, card) for network, card in found]
+    blank = [_imprint(_blank(network), card) for network, card in found]
+
+    def of_stride(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray, axis: int = -1) -> np.ndarray:
+        return (a.mean(axis) + b.mean(axis) - c.mean(axis) - d.mean(axis)) / 2
+
     yield drawn(
-        "", imprints,
-        lambda a, b, c, d, axis: (a.mean(axis) + b.mean(axis) - c.mean(axis) - d.mean(axis)) / 2, wanted=1,
+        "", [*imprints, *blank],
+        lambda *each, axis: of_stride(*each[:4], axis=axis) - of_stride(*each[4:], axis=axis), wanted=1,
     )  # fmt: skip
+    yield "random", {"trained": float(of_stride(*imprints)), "random": float(of_stride(*blank))}
+
+
+def _blank(network: Any) -> Any:
+    """The same layers with random weights."""
+    network = copy.deepcopy(network)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        initialize_(network, "he")
+    return network
 
 
 def _imprint(network: Any, card: dict, maps: str = "features.5") -> np.ndarray:
@@ -383,13 +401,14 @@ def _not_random(e: Evidence):
 
 @_tests(35)
 def _place_and_meaning(e: Evidence):
-    # The saying compares shallow with deep: the two ends decide, and the note tells of the way between.
+    # "The shallower, the more": every step counts, as for claim 31.
     found = e.entry("fig2", "decoding", FIG2)
     for what, wanted in (("label", 1), ("place", -1)):
-        yield minus(what, *(found.number(what, name, what) for name in ("layer 7", "layer 1")), wanted=wanted)
-    best = max(SEVEN, key=lambda name: found.number("", name, "place").mean)
-    if best != "layer 1":
-        yield "steps", {"best": best}
+        values = [found.number(what, name, what) for name in SEVEN]
+        for n, (below, above) in enumerate(pairwise(values), 1):
+            yield minus(f"{what}, {n + 1} minus {n}", above, below, wanted=wanted)
+        ends = minus(what, values[-1], values[0])
+        yield what, {"mean": ends.mean, "low": ends.low, "high": ends.high}
 
 
 # ------------------------------------------------------------------------------ §4: evolution
@@ -625,14 +644,17 @@ def _ensembles(e: Evidence):
 
 @_tests(26)
 def _depth(e: Evidence):
-    # "Little" and "very much" have no common measure but each other: were the costs merely additive, depth
-    # would not matter beyond its parts. So (all four) − (3, 4) − (6, 7) + (none), picture by picture.
+    # "Little" and "very much" have no common measure but each other. Each part has to cost less than half of
+    # what all four cost; and were the costs merely additive, depth would not matter beyond its parts: so
+    # (all four) − (3, 4) − (6, 7) + (none), picture by picture.
     names = ("alexnet", "alexnet-no3467", "alexnet-no34", "alexnet-no67")
     table = _table(e, "table2", *names)
     whole, none, no34, no67 = (table.outcomes(row).double().mean(0) for row in names)
     halved = paired_difference((none + whole) / 2, (no34 + no67) / 2)
     low, high = halved.interval
-    yield measured("", 2 * halved.points, 2 * low, 2 * high, wanted=1)
+    yield measured("beyond the sum", 2 * halved.points, 2 * low, 2 * high, wanted=1)
+    for label, part in (("layers 3, 4 less half", no34), ("layers 6, 7 less half", no67)):
+        yield _points(label, paired_difference(part, (none + whole) / 2), wanted=-1)
     yield (
         "parts",
         {row.removeprefix("alexnet-"): table.difference(row, "alexnet").points for row in names[1:]},
@@ -691,10 +713,10 @@ def _pretrained_beats_scratch(e: Evidence):
 
 @_tests(30)
 def _few_suffice(e: Evidence):
-    # "Suffice" is a comparison with features that were not learned from other pictures and have more of
-    # these.
+    # "Suffice" is a comparison with features that were not learned from other pictures and have ten times as
+    # many of these, the paper's factor.
     best = {}
-    for kind, size in (("pretrained", 7), ("random", 30)):
+    for kind, size in (("pretrained", 3), ("random", 30)):
         rows = []
         for layer in (5, 7):
             row = f"{kind}, layer {layer}"
@@ -776,3 +798,4 @@ def _logit_not_probability(e: Evidence):
         row = found.entry["row"]
         raise LedgerError(f"maximization, {row}, trap / difference: no mean and interval") from error
     yield measured("", mean, low, high, wanted=1, where="maximization, trap / difference")
+    yield "own", {}
