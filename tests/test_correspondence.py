@@ -152,22 +152,23 @@ def test_random_places_stay_within_the_box_that_is_given():
     assert anywhere.mean() < inside.mean()
     exact = correspondence(model, images, part, ["0"], within=part["p"], **options)["0"].every
     assert not exact.random["p"].any()  # one place only, the part's own
-    with pytest.raises(ValueError, match="a square of 'p' is larger than the part of `within`; widen it"):
+    with pytest.raises(ValueError, match="a square of 'p' is larger than its box `within`; widen"):
         correspondence(model, images, part, ["0"], within=torch.tensor([[4, 4, 2, 1]] * 4))
-    apart = torch.tensor([[0, 0, 4, 4], [4, 4, 4, 4]] * 2)
-    with pytest.raises(ValueError, match="`within` that is common to all pictures"):
-        correspondence(model, images, part, ["0"], within=apart)
+    mixed = {"p": torch.tensor([[2, 2, 4, 4], [2, 2, 2, 2]])}
+    with pytest.raises(ValueError, match="larger than the mean of the boxes `within`"):
+        correspondence(model, images[:2], mixed, ["0"], within=mixed["p"])
 
 
-def test_a_place_for_all_lies_where_all_boxes_meet():
+def test_a_place_for_all_lies_in_the_mean_of_the_boxes():
     images = torch.zeros(2, 1, 8, 8).double()
-    images[0, :, :, 3:5], images[1, :, 4:6] = 1, 1  # a column in one, rows in the other
-    within = torch.tensor([[0, 2, 8, 4], [3, 0, 4, 8]])  # in common: rows 3 to 6 of columns 2 to 5
-    part = {"p": torch.tensor([[3, 2, 4, 4]] * 2)}
-    found = correspondence(
-        nn.Sequential(nn.Identity()), images, part, ["0"], within=within, draws=5, permutations=1
-    )["0"].every
-    assert found.shared["p"].tolist() == [found.delta["p"]] * 5
+    images[:, :, 2:6, 1:5] = (
+        1  # the mean of the two boxes: wherever a square lies in it, all its units change
+    )
+    within, part = torch.tensor([[1, 0, 4, 4], [3, 2, 4, 4]]), {"p": torch.tensor([[3, 2, 2, 2]] * 2)}
+    model, options = nn.Sequential(nn.Identity()), {"draws": 20, "permutations": 1}
+    images[1] *= -1  # two pictures that disagree on every unit which changes: 4 of 64
+    found = correspondence(model, images, part, ["0"], within=within, **options)["0"].every
+    assert found.shared["p"].tolist() == [4 / 64] * 20
 
 
 def test_one_place_for_all_lies_at_the_same_share_of_the_room():

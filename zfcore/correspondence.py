@@ -26,9 +26,9 @@ Low compared to what? Three answers, all by squares of the same sizes:
 - ``random``: every picture's square at a random place of its own, on the object as in the paper where its
   outline is given (``within``), else anywhere: a square beside the object changes little and agrees on
   little, so that a rival which may leave the object is another one;
-- ``shared``: at a random place that is the same in all pictures, within what their outlines have in common.
-  Where faces lie alike, so do their left eyes, and a layer that keeps places (layer 5 does) gives a low Δ
-  for that alone;
+- ``shared``: at a random place that is the same in all pictures, within the mean of their outlines. Where
+  faces lie alike, so do their left eyes, and a layer that keeps places (layer 5 does) gives a low Δ for
+  that alone;
 - ``mixed``: on the parts, but with their names exchanged at random within each picture.
 
 Source: the first version of Zeiler & Fergus, arXiv:1311.2901; the printed one,
@@ -141,7 +141,7 @@ def correspondence(
         What stands in the square, in units of the input.
     within
         Int64 (N, 4) like a part: on each picture the box in which a ``random`` place lies; a ``shared`` one
-        lies in all of them. None: the picture.
+        lies in the mean of these boxes. None: the picture.
     draws
         Of random places: squares of a part's own size, wholly inside. Parts that have the same sizes on every
         picture have the same draws.
@@ -161,23 +161,19 @@ def correspondence(
     ------
     ValueError
         Fewer than two pictures, no part, boxes of another shape or not inside the picture, squares larger
-        than ``within`` or than what its boxes have in common, unknown layers.
+        than their box ``within`` or the mean of these, unknown layers.
     """
     network, layers = trace(model), list(layers)
     network.check_images(images)
     boxes = _checked(images, parts)
     whole = torch.tensor([[0, 0, *images.shape[2:]]]).expand(len(images), 4)
     rooms = {"random": whole if within is None else _checked(images, {"within": within})["within"]}
-    first = rooms["random"][:, :2].amax(0)
-    last = (rooms["random"][:, :2] + rooms["random"][:, 2:]).amin(0)
-    rooms["shared"] = torch.cat((first, last - first)).expand(len(images), 4)  # what all have in common
+    rooms["shared"] = rooms["random"].double().mean(0).round().long().expand(len(images), 4)
     for name, box in boxes.items():
         for where in PLACES:
             if (box[:, 2:] > rooms[where][:, 2:]).any():
-                common = " that is common to all pictures" if where == "shared" else ""
-                raise ValueError(
-                    f"a square of {name!r} is larger than the part of `within`{common}; widen it"
-                )
+                kind = "the mean of the boxes `within`" if where == "shared" else "its box `within`"
+                raise ValueError(f"a square of {name!r} is larger than {kind}; widen the boxes")
     generator = torch.Generator().manual_seed(seed)
     signs = _Signs(network, images, layers, fill, batch_size)
     on_parts = {name: signs.of(box) for name, box in boxes.items()}
