@@ -8,7 +8,7 @@ claims, of the paper's numbers and of the tests are no code: they lie in ``book/
 A rank correlation gets Fisher's interval (Bonett & Wright 2000, doi:10.1007/BF02294183).
 
 Source: Zeiler & Fergus, all sections, doi:10.1007/978-3-319-10590-1_53; four claims are of its
-first version, arXiv:1311.2901.
+arXiv version, arXiv:1311.2901.
 
 Example::
 

@@ -31,7 +31,7 @@ Low compared to what? Three answers, all by squares of the same sizes:
   that alone;
 - ``mixed``: on the parts, but with their names exchanged at random within each picture.
 
-Source: the first version of Zeiler & Fergus, arXiv:1311.2901; the printed one,
+Source: the arXiv version of Zeiler & Fergus, arXiv:1311.2901; the printed one,
 doi:10.1007/978-3-319-10590-1_53, leaves the analysis out.
 
 Example::

@@ -57,14 +57,14 @@ from zfcore.transfer import Head, Span, extract_features, fit_softmax, fit_svm
 TABLE3 = {
     "Bo et al.": ("–", "81.4 ± 0.33"),
     "Yang et al.": ("73.2", "84.3"),
-    "not pretrained": ("22.8 ± 1.5", "46.5 ± 1.7"),
+    "scratch": ("22.8 ± 1.5", "46.5 ± 1.7"),
     "pretrained": ("83.8 ± 0.5", "86.5 ± 0.5"),
 }
 #: The accuracies of Table 4 in %, on Caltech-256 at 15, 30, 45 and 60 per class.
 TABLE4 = {
     "Sohn et al.": ("35.1", "42.1", "45.7", "47.9"),
     "Bo et al.": ("40.5 ± 0.4", "48.0 ± 0.2", "51.9 ± 0.2", "55.2 ± 0.3"),
-    "not pretrained": ("9.0 ± 1.4", "22.5 ± 0.7", "31.2 ± 0.5", "38.8 ± 1.4"),
+    "scratch": ("9.0 ± 1.4", "22.5 ± 0.7", "31.2 ± 0.5", "38.8 ± 1.4"),
     "pretrained": ("65.7 ± 0.2", "70.6 ± 0.2", "72.7 ± 0.4", "74.2 ± 0.3"),
 }
 #: The average precisions of Table 5 in %, on PASCAL VOC 2012 test, of [22], [27], Oquab et al. and the paper;

@@ -15,7 +15,7 @@ by half a pixel moves the top layer of ``zfnet-64`` three times as far as one sh
 :func:`warp` interpolates with a windowed sinc (Lanczos); half a pixel then moves it hardly farther than one.
 
 Source: Zeiler & Fergus, arXiv:1311.2901v3, §4 "Feature Invariance" and its Fig. 5; the published version
-(doi:10.1007/978-3-319-10590-1_53) has it in one sentence.
+(doi:10.1007/978-3-319-10590-1_53) leaves it out.
 
 Example::
 

@@ -13,7 +13,7 @@ as another picture. Then, each with an interval over the pictures (bootstrap, pe
 - *Rotation*: the probability of the true class, averaged over the turn and divided by that of the upright
   picture; for the most symmetric tenth of the pictures the network knows, and for the others.
 
-Source: Zeiler & Fergus, arXiv:1311.2901v3, §4 "Feature Invariance" and its Fig. 5; in one sentence in the
+Source: Zeiler & Fergus, arXiv:1311.2901v3, §4 "Feature Invariance" and its Fig. 5; not in the
 published version, doi:10.1007/978-3-319-10590-1_53.
 
 Example::

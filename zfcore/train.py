@@ -1,6 +1,6 @@
 r"""The trainer: a loop that knows no model, and two recipes as values with their reasons.
 
-``PAPER`` is §3 to the letter. ``SMALL`` is what trains the ``-64`` family in an hour or two on a
+``PAPER`` is §3, what it leaves open filled in. ``SMALL`` is what trains the ``-64`` family in hours on a
 laptop. Everything random (order, crops, mirroring, dropout) is a function of (seed, epoch, picture).
 So a run that was killed goes on from its last checkpoint as if nothing had happened, on a CPU to the
 last bit; and several processes, each with its share of every batch, train the network of one.
