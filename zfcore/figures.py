@@ -273,12 +273,8 @@ def bars(values: Mapping[str, float], ylabel: str, chance: float | None = None, 
     figure = Figure(figsize=(width, 0.5 * width), layout="constrained")
     axes = figure.subplots()
     drawn = axes.bar(list(values), list(values.values()), color=CONVNET, alpha=0.85)
-    axes.bar_label(
-        drawn,
-        [f"{value:.{0 if value >= 10 else 2}{'f' if value >= 10 else 'g'}}" for value in values.values()],
-        fontsize=8,
-        padding=2,
-    )
+    written = [f"{value:.0f}" if value >= 10 else f"{value:.2g}" for value in values.values()]
+    axes.bar_label(drawn, written, fontsize=8, padding=2)
     if chance is not None:
         axes.axhline(chance, color=DECONVNET, linestyle="--", linewidth=1)
         beside = axes.get_yaxis_transform()  # the label stands to the right of the bars, not on them

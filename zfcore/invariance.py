@@ -43,7 +43,7 @@ from tqdm import tqdm
 from zfcore.trace import trace
 
 TRANSFORMS = ("translate", "scale", "rotate")
-#: Lobes of the windowed sinc: each new pixel is made of twice as many rows and columns.
+#: How many lobes the windowed sinc has; each new pixel is made of twice as many rows and columns.
 LOBES = 5
 
 
