@@ -298,15 +298,15 @@ def fig2_entries(
     Yields
     ------
     dict
-        Rows ``purity``, ``diversity``, ``decoding`` (of :data:`CLASSES` classes, drawn), then ``purity`` and
-        ``decoding`` of the network with random weights. Values are by layer; see :func:`purity_of`,
-        :func:`diversity`, :func:`decoding`.
+        Rows ``purity``, ``diversity``, ``decoding`` (of :data:`CLASSES` classes, drawn), then the same of
+        the network with random weights. Values are by layer; see :func:`purity_of`, :func:`diversity`,
+        :func:`decoding`.
     """
     album = Album(pictures)
     for words, seen in (("", viewer), (", random weights", untrained(viewer, seed))):
         started = time.perf_counter()
         gallery = Gallery.of(seen, album, file=kept_in(seen, album), progress=progress)
-        for row, values, n, config in _rows(gallery, seen, pictures, not words, seed, progress):
+        for row, values, n, config in _rows(gallery, seen, pictures, seed, progress):
             yield {
                 "row": row + words,
                 "seed": seed,
@@ -320,13 +320,12 @@ def fig2_entries(
 
 
 def _rows(
-    gallery: Gallery, viewer: Viewer, pictures: Pictures, projected: bool, seed: int, progress: bool
+    gallery: Gallery, viewer: Viewer, pictures: Pictures, seed: int, progress: bool
 ) -> Iterator[tuple[str, dict[str, Any], int, dict[str, Any]]]:
     """Row, values, number of pictures and configuration of every measure of one network."""
     shown = {"layers": viewer.layers, "k": gallery.about["k"]}
     yield "purity", purity_of(gallery, pictures), len(pictures), shown
-    if projected:
-        yield "diversity", diversity(gallery, progress), len(pictures), shown
+    yield "diversity", diversity(gallery, progress), len(pictures), shown
     draw = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(pictures.classes), generator=draw)[:CLASSES]
     few, ends = pictures.take(torch.isin(pictures.labels, chosen).nonzero()[:, 0]), layer_ends(viewer.model)
