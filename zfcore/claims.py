@@ -387,6 +387,9 @@ def _patches_vary(e: Evidence):
     for name in FIVE:
         yield found.number(name, name, "difference", wanted=-1)
     yield "first", {}
+    blank = e.entry("fig2", "diversity, random weights", FIG2)
+    values = (f"{blank.number('', name, 'difference').mean:+.2f}" for name in FIVE)
+    yield "random", {"values": ", ".join(values)}
 
 
 @_tests(9)
