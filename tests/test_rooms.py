@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "evidence": {"ledger"},
     "claims": {
         "data",
+        "model",
         "deconvnet",
         "evaluate",
         "evidence",

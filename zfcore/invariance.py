@@ -81,7 +81,7 @@ def warp(images: Tensor, transform: str, value: float) -> Tensor:
         go on, and what comes from there fades to 0 within one pixel. A shift by whole pixels, a scale of 1
         and quarter turns move pixels as they are. Reduced pictures are not smoothed beforehand.
 
-    Source: Duchon (1979), doi:10.1175/1520-0450(1979)018<1016:LFIOAT>2.0.CO;2.
+    Source: Duchon (1979), Journal of Applied Meteorology 18, 1016 to 1022.
 
     Raises
     ------
