@@ -522,6 +522,15 @@ def test_layers_that_were_run_are_shown_before_the_others_are(ledger):
     assert [n.label for n in found.numbers] == ["7 minus 5"]
 
 
+def test_networks_that_have_not_finished_learning_decide_nothing_about_depth(ledger):
+    claim_26(ledger, 1)
+    ledger.errs("table2", "alexnet", 0.3, train=50.0)
+    found = verdict(ledger, 26)
+    assert found.verdict == UNTESTABLE
+    assert "training error of 50 %, the one without the four layers 10 %" in found.why
+    assert found.numbers
+
+
 def test_rehearsals_on_patches_are_no_evidence(ledger):
     ledger.write("fig2", "diversity", {name: {"difference": interval(-0.1)} for name in FIVE}, "patches")
     assert verdict(ledger, 6).verdict == NOT_RUN
