@@ -104,20 +104,23 @@ function asKnown(values, columns) {
   });
 }
 
-/** The pixels around a place on an axis, what each weighs, and how much of the place lies inside; the kernel is
- *  Lanczos', of five lobes. @param {number} place @param {number} extent
- *  @returns {{near: number[], weights: number[], inside: number}} */
-function taps(place, extent) {
-  const lobes = 5;
-  const sinc = (/** @type {number} */ t) => (t === 0 ? 1 : Math.sin(Math.PI * t) / (Math.PI * t));
-  const near = Array.from({ length: 2 * lobes }, (_, n) => Math.floor(place) + 1 - lobes + n);
-  const kernel = near.map((pixel) => pixel - place).map((t) => (Number.isInteger(t) ? Number(t === 0) : sinc(t) * sinc(t / lobes)));
-  const sum = kernel.reduce((one, other) => one + other);
-  return {
-    near: near.map((pixel) => Math.min(Math.max(pixel, 0), extent - 1)),
-    weights: kernel.map((weight) => weight / sum),
-    inside: Math.min(Math.max(Math.min(place + 1, extent - place), 0), 1),
-  };
+/** How many lobes Lanczos' kernel has in `warp`: a new pixel is made of twice as many rows and columns. */
+const LOBES = 5;
+
+/** Write the pixels around a place on an axis and what each weighs; how much of the place lies inside.
+ *  @param {number} place @param {number} extent @param {Int32Array} near @param {Float64Array} weights */
+function taps(place, extent, near, weights) {
+  const first = Math.floor(place) + 1 - LOBES;
+  let sum = 0;
+  for (let n = 0; n < 2 * LOBES; n++) {
+    const away = Math.PI * (first + n - place);
+    const weight = Number.isInteger(place) ? Number(first + n === place) : (LOBES * Math.sin(away) * Math.sin(away / LOBES)) / (away * away);
+    near[n] = Math.min(Math.max(first + n, 0), extent - 1);
+    weights[n] = weight;
+    sum += weight;
+  }
+  for (let n = 0; n < 2 * LOBES; n++) weights[n] /= sum;
+  return Math.min(Math.max(Math.min(place + 1, extent - place), 0), 1);
 }
 
 /** Shift (pixels downward), scale (a factor) or turn (degrees counter-clockwise) about the centre, as
@@ -133,18 +136,21 @@ function warp(input, side, transform, value) {
     rotate: (/** @type {number} */ y, /** @type {number} */ x) => [Math.cos(turn) * y + Math.sin(turn) * x, Math.cos(turn) * x - Math.sin(turn) * y],
   }[transform];
   const warped = new Float32Array(3 * cells);
+  const [rows, columns] = [new Int32Array(2 * LOBES), new Int32Array(2 * LOBES)];
+  const [ofRows, ofColumns] = [new Float64Array(2 * LOBES), new Float64Array(2 * LOBES)];
   for (let n = 0; n < cells; n++) {
-    const [y, x] = from(Math.floor(n / side) - centre, (n % side) - centre).map((at) => taps(at + centre, side));
-    if (!(y.inside && x.inside)) continue;
+    const [y, x] = from(Math.floor(n / side) - centre, (n % side) - centre);
+    const inside = taps(y + centre, side, rows, ofRows) * taps(x + centre, side, columns, ofColumns);
+    if (!inside) continue;
     for (let colour = 0; colour < 3; colour++) {
       let sum = 0;
-      for (const [i, row] of y.near.entries()) {
-        const start = colour * cells + row * side;
+      for (let i = 0; i < 2 * LOBES; i++) {
+        const start = colour * cells + rows[i] * side;
         let line = 0;
-        for (let j = 0; j < x.near.length; j++) line += x.weights[j] * input[start + x.near[j]];
-        sum += y.weights[i] * line;
+        for (let j = 0; j < 2 * LOBES; j++) line += ofColumns[j] * input[start + columns[j]];
+        sum += ofRows[i] * line;
       }
-      warped[colour * cells + n] = sum * y.inside * x.inside;
+      warped[colour * cells + n] = sum * inside;
     }
   }
   return warped;
