@@ -181,7 +181,7 @@ def test_the_border_is_filled_with_the_mean():
     shrunk = warp(torch.ones(1, 1, 8, 8), "scale", 0.25)[0, 0]
     assert not shrunk[0].any()
     assert not shrunk[:, -1].any()
-    assert shrunk[3, 3] == pytest.approx(1)
+    assert shrunk[3, 3] == 1
 
 
 def test_enlarging_shows_the_middle_larger():

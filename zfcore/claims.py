@@ -20,7 +20,6 @@ Example::
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import io
 import json
@@ -59,7 +58,7 @@ from zfcore.evidence import (
 from zfcore.evolution import convergence, jumps
 from zfcore.generalization import LAYERS, accuracies, paired
 from zfcore.ledger import RESULTS, LedgerError, find, outcomes
-from zfcore.model import initialize_
+from zfcore.model import untrained
 from zfcore.reproduce import Experiment, first_layers
 from zfcore.spectra import band_shares, flat, grid_imprint
 from zfcore.tables import Table, read_table
@@ -298,7 +297,7 @@ def _aliasing(e: Evidence):
     rows = ("fig5-7x7-2", "fig5-11x11-2", "fig5-7x7-1", "fig5-11x11-1")
     found = _first_layers(e, *rows)
     imprints = [_imprint(network, card) for network, card in found]
-    blank = [_imprint(_blank(network), card) for network, card in found]
+    blank = [_imprint(untrained(card), card) for _, card in found]
 
     def of_stride(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray, axis: int = -1) -> np.ndarray:
         return (a.mean(axis) + b.mean(axis) - c.mean(axis) - d.mean(axis)) / 2
@@ -308,15 +307,6 @@ def _aliasing(e: Evidence):
         lambda *each, axis: of_stride(*each[:4], axis=axis) - of_stride(*each[4:], axis=axis), wanted=1,
     )  # fmt: skip
     yield "random", {"trained": float(of_stride(*imprints)), "random": float(of_stride(*blank))}
-
-
-def _blank(network: Any) -> Any:
-    """The same layers with random weights."""
-    network = copy.deepcopy(network)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        initialize_(network, "he")
-    return network
 
 
 def _imprint(network: Any, card: dict, maps: str = "features.5") -> np.ndarray:
