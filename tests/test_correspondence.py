@@ -161,9 +161,8 @@ def test_random_places_stay_within_the_box_that_is_given():
 
 def test_a_place_for_all_lies_in_the_mean_of_the_boxes():
     images = torch.zeros(2, 1, 8, 8).double()
-    images[:, :, 2:6, 1:5] = (
-        1  # the mean of the two boxes: wherever a square lies in it, all its units change
-    )
+    # Bright is the mean of the two boxes: wherever a square lies in it, all its units change.
+    images[:, :, 2:6, 1:5] = 1
     within, part = torch.tensor([[1, 0, 4, 4], [3, 2, 4, 4]]), {"p": torch.tensor([[3, 2, 2, 2]] * 2)}
     model, options = nn.Sequential(nn.Identity()), {"draws": 20, "permutations": 1}
     images[1] *= -1  # two pictures that disagree on every unit which changes: 4 of 64
