@@ -28,6 +28,7 @@ from zfcore.data import LabelledPictures, batches, patches
 from zfcore.model import ContrastNorm
 from zfcore.pack import pack
 from zfcore.train import (
+    BRIEF,
     PAPER,
     RECIPES,
     SMALL,
@@ -432,7 +433,7 @@ def test_an_unknown_schedule_is_refused():
 
 
 def test_recipes_are_known_by_their_name():
-    assert {"paper": PAPER, "small": SMALL} == RECIPES
+    assert {"paper": PAPER, "small": SMALL, "brief": BRIEF} == RECIPES
     assert (PAPER.batch_size, PAPER.rate, PAPER.momentum, PAPER.radius, PAPER.epochs) == (
         128,
         1e-2,

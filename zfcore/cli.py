@@ -71,16 +71,22 @@ def train(
     width: Annotated[
         float, typer.Option(help="Multiplies maps and hidden units; 2 gives the -64 family the paper's.")
     ] = 1.0,
-    recipe: Annotated[str, typer.Option(help="`small` (unit inputs, He, cosine) or `paper` (§3).")] = "small",
+    recipe: Annotated[
+        str,
+        typer.Option(help="`small` (unit inputs, He, cosine), `brief` (smaller batches) or `paper` (§3)."),
+    ] = "small",
     epochs: Annotated[
-        int | None, _recipe_option("paper: 70 (§3); small: 20, a few hours on two cores.", min=1)
+        int | None, _recipe_option("paper: 70 (§3); small: 20, a few hours on two cores; brief: 15.", min=1)
     ] = None,
     batch_size: Annotated[
-        int | None, _recipe_option("Pictures a step, of all processes together. 128 (§3).", min=1)
+        int | None,
+        _recipe_option(
+            "Pictures a step, of all processes together. 128 (§3); brief: 32, for more steps.", min=1
+        ),
     ] = None,
     rate: Annotated[
         float | None,
-        _recipe_option("paper: 0.01 (§3); small: 0.03, the largest that trained without a stall."),
+        _recipe_option("paper and brief: 0.01 (§3); small: 0.03, the largest that trained without a stall."),
     ] = None,
     momentum: Annotated[float | None, _recipe_option("0.9 (§3).")] = None,
     nesterov: Annotated[
@@ -103,7 +109,9 @@ def train(
     ] = None,
     warmup_steps: Annotated[
         int | None,
-        _recipe_option("paper: 0; small: 1000, in which a plain net hardly moves, or diverges.", min=0),
+        _recipe_option(
+            "paper: 0; small: 1000, in which a plain net hardly moves, or diverges; brief: 500.", min=0
+        ),
     ] = None,
     scale: Annotated[
         float | None,
@@ -114,7 +122,8 @@ def train(
         _recipe_option("paper: N(0, 0.01²) (§3); small: he, for unit inputs; keep (what --start gives)."),
     ] = None,
     dropout: Annotated[
-        str | None, _or_none("Share of units that are dropped. none: as the network is built, 0.5 (§3).")
+        str | None,
+        _or_none("Share of units that are dropped. none: as the network is built, 0.5 (§3); brief: 0."),
     ] = None,
     radius: Annotated[
         str | None,
@@ -990,7 +999,10 @@ def reproduce(
         float, typer.Option(help="Multiplies maps and hidden units; 2 gives the -64 family the paper's.")
     ] = 1.0,
     epochs: Annotated[int | None, typer.Option(help="Default: the recipe's.", min=1)] = None,
-    recipe: Annotated[str, typer.Option(help="`small` (unit inputs, He, cosine) or `paper` (§3).")] = "small",
+    recipe: Annotated[
+        str,
+        typer.Option(help="`small` (unit inputs, He, cosine), `brief` (smaller batches) or `paper` (§3)."),
+    ] = "small",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
     workers: Annotated[int, typer.Option(help="Processes that decode packed pictures.", min=0)] = 0,
     low_precision: Annotated[bool, typer.Option("--low-precision", help="Judge in bfloat16.")] = False,
