@@ -101,7 +101,7 @@ BRIEF = replace(
     batch_size=32,  # four steps of 32 pictures cost a CPU what one of 128 does
     rate=0.01,  # SMALL's for a batch of this size, rounded up
     warmup_steps=500,
-    dropout=0.0,  # in so few epochs it keeps a network at its start more than it keeps it from learning by heart
+    dropout=0.0,  # in so few epochs it holds a network at its start longer than it helps
     epochs=15,
 )
 RECIPES = {recipe.name: recipe for recipe in (PAPER, SMALL, BRIEF)}
