@@ -255,6 +255,17 @@ def test_he_initialisation_keeps_the_scale_of_a_layer_and_a_small_last_one():
     assert last.std().item() == pytest.approx(0.01, rel=0.05)
 
 
+def test_the_papers_first_layer_can_carry_upper_layers_that_keep_the_scale():
+    torch.manual_seed(0)
+    model = build("zfnet-64")
+    initialize_(model, "paper, then he")
+    first, *inner, last = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    for weight in inner:
+        assert weight.std().item() == pytest.approx(math.sqrt(2 / weight[0].numel()), rel=0.05)
+    for weight in (first, last):
+        assert weight.std().item() == pytest.approx(0.01, rel=0.05)
+
+
 def test_batch_norms_that_were_never_trained_are_the_identity():
     network = room.untrained({"architecture": "torchvision.resnet18", "num_classes": 3})
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]

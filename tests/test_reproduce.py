@@ -294,9 +294,12 @@ def test_layers_that_are_missing_or_foreign_are_refused(tmp_path):
         first_layers("free", tmp_path)
 
 
-def test_the_pair_of_fig5_a_differs_in_the_radius_alone():
-    held, free = (row.recipe.__dict__ for row in FIG5[4:])
+@pytest.mark.parametrize("data", ["imagenet", "tiny-imagenet"])
+def test_the_pair_of_fig5_a_differs_in_the_radius_alone(data):
+    held, free = (Experiment(data).of(row).recipe.__dict__ for row in FIG5[4:])
     assert {key for key in held if held[key] != free[key]} == {"name", "radius"}
+    assert (held["radius"], held["scale"], held["rate"]) == (0.1, 1.0, 0.01)  # §3
+    assert held["initialization"] == ("paper" if data == "imagenet" else "paper, then he")
 
 
 def test_fig4_leaves_its_snapshots_and_an_entry(tmp_path, trainings):

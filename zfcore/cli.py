@@ -119,7 +119,9 @@ def train(
     ] = None,
     initialization: Annotated[
         str | None,
-        _recipe_option("paper: N(0, 0.01²) (§3); small: he, for unit inputs; keep (what --start gives)."),
+        _recipe_option(
+            "paper: N(0, 0.01²) (§3); small: he, for unit inputs; `paper, then he`; keep (--start)."
+        ),
     ] = None,
     dropout: Annotated[
         str | None,

@@ -411,19 +411,23 @@ def initialize_(model: nn.Module, scheme: str = "paper") -> None:
     """Draw weights in place with the global generator; every bias becomes 0.
 
     ``"paper"``: N(0, 0.01²) everywhere (§3). ``"he"``: N(0, 2/fan_in), the last linear layer
-    N(0, 0.01²), for inputs of unit scale (He et al. 2015, doi:10.1109/ICCV.2015.123). Batch norms, which
-    the paper's networks lack and others have, become the identity.
+    N(0, 0.01²), for inputs of unit scale (He et al. 2015, doi:10.1109/ICCV.2015.123). ``"paper, then he"``:
+    the first layer as the paper's, for its inputs in [-128, 128], the others as by ``"he"``, for layers so
+    narrow that weights of 0.01 would let the signal die. Batch norms, which the paper's networks lack and
+    others have, become the identity.
 
     Raises
     ------
     ValueError
         Unknown scheme.
     """
-    if scheme not in ("paper", "he"):
-        raise ValueError(f"unknown initialisation {scheme!r}; known: paper, he")
+    schemes = {"paper": slice(0, 0), "he": slice(0, -1), "paper, then he": slice(1, -1)}
+    if scheme not in schemes:
+        raise ValueError(f"unknown initialisation {scheme!r}; known: {'; '.join(schemes)}")
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    by_fan_in = layers[schemes[scheme]]
     for layer in layers:
-        if scheme == "he" and layer is not layers[-1]:
+        if any(layer is other for other in by_fan_in):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         else:
             nn.init.normal_(layer.weight, std=0.01)
