@@ -287,7 +287,7 @@ def test_the_same_seed_gives_the_same_weights():
 
 
 def test_an_unknown_initialisation_is_refused():
-    with pytest.raises(ValueError, match="known: paper, he"):
+    with pytest.raises(ValueError, match="known: paper; he; paper, then he"):
         initialize_(nn.Linear(2, 2), "xavier")
 
 
