@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "preference": {"ledger", "maximization", "selectivity", "spectra", "view"},
     "invariance": {"trace"},
     "figures": set(),
-    "spectra": set(),
+    "spectra": {"deconvnet"},
     "export": {"trace", "deconvnet"},
     "view": {"figures", "data", "trace", *METHODS},
     "assets": {"model", "data", "export", "view", "gallery", "ledger"},

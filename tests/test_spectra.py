@@ -7,7 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zfcore.spectra import band_shares, flat, grid_imprint
+from zfcore.deconvnet import Deconvnet
+from zfcore.model import build, initialize_
+from zfcore.spectra import band_shares, flat, grid_imprint, strongest_projections
 
 
 def wave(side, u, v, phase=0.3):
@@ -110,3 +112,20 @@ def test_strength_leaves_the_imprint_as_it_is_and_zeros_have_none():
 def test_a_period_that_does_not_fit_is_refused(period):
     with pytest.raises(ValueError, match="from 2 to 8"):
         grid_imprint(torch.zeros(1, 3, 8, 20), period)
+
+
+# ------------------------------------------------------------------------------ projections of a layer
+def test_every_map_that_answers_is_projected_from_the_picture_it_answers_to_most():
+    torch.manual_seed(0)
+    network = build("fig5-7x7-2", width=0.1).eval()
+    initialize_(network, "he")
+    torch.nn.init.constant_(network.features[4].bias, -1e9)  # layer 2 is silent, but for two maps
+    network.features[4].bias.data[[3, 7]] = 0
+    pictures, net = torch.randn(5, 3, 56, 56), Deconvnet(network)
+    found = strongest_projections(net, pictures, "features.5")
+    assert len(found) == 2
+    for channel, projection in zip((3, 7), found, strict=True):
+        maps = net.activations(pictures, ["features.5"])["features.5"][:, channel]
+        best = max(range(5), key=lambda n: maps[n].max())
+        expected = net.project(pictures[best : best + 1], "features.5", channel, "map")[0]
+        torch.testing.assert_close(projection, expected)

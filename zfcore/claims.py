@@ -60,7 +60,7 @@ from zfcore.generalization import LAYERS, accuracies, paired
 from zfcore.ledger import RESULTS, LedgerError, find, outcomes
 from zfcore.model import untrained
 from zfcore.reproduce import Experiment, first_layers
-from zfcore.spectra import band_shares, flat, grid_imprint
+from zfcore.spectra import band_shares, flat, grid_imprint, strongest_projections
 from zfcore.tables import Table, read_table
 from zfcore.train import PAPER, RECIPES
 
@@ -312,11 +312,8 @@ def _aliasing(e: Evidence):
 def _imprint(network: Any, card: dict, maps: str = "features.5") -> np.ndarray:
     """The imprint of a grid of two pixels on the maps of layer 2, each from its strongest patch."""
     pictures = patches("val").pixels[::16].permute(0, 2, 3, 1).numpy()
-    net, x = Deconvnet(network), to_input(pictures, card)
-    answers = net.activations(x, [maps])[maps].amax((2, 3))  # (N, C)
-    strongest = answers.argmax(0)
-    alive = (answers.amax(0) > 0).nonzero()[:, 0]
-    found = grid_imprint(net.project(x[strongest[alive]], maps, alive, "map"), 2).numpy()
+    projections = strongest_projections(Deconvnet(network), to_input(pictures, card), maps)
+    found = grid_imprint(projections, 2).numpy()
     return found[np.isfinite(found)]
 
 

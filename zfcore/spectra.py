@@ -33,6 +33,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from zfcore.deconvnet import Deconvnet
+
 #: Where low and mid frequencies end, thirds of what pixels can carry, in cycles per pixel.
 BANDS = (1 / 6, 1 / 3)
 #: The side of the padded filters, for bins of 1/64 of a cycle per pixel.
@@ -111,6 +113,24 @@ def grid_imprint(projections: Tensor, period: int) -> Tensor:
     energy = cells.square().sum((1, 2, 4)).flatten(1)  # (N, phases)
     spread = energy.std(1, correction=0) / energy.mean(1)
     return spread / (period**2 - 1) ** 0.5
+
+
+def strongest_projections(net: Deconvnet, pictures: Tensor, layer: str) -> Tensor:
+    """Each map of a layer projected as a whole, from the picture (N, C, H, W) that it answers to most.
+
+    Returns
+    -------
+    Tensor
+        (A, C, H, W), signed: of the A maps that answer to any of the pictures, in their order.
+
+    Raises
+    ------
+    ValueError
+        As :meth:`zfcore.deconvnet.Deconvnet.project` does.
+    """
+    answers = net.activations(pictures, [layer])[layer].amax((2, 3))  # (N, maps)
+    alive = (answers.amax(0) > 0).nonzero()[:, 0]
+    return net.project(pictures[answers.argmax(0)[alive]], layer, alive, "map")
 
 
 def _radius() -> Tensor:
