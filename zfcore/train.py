@@ -94,7 +94,7 @@ SMALL = Recipe(
     average=0.98,  # the mean of about the last 500 steps: two points better than the last step
     epochs=20,
 )
-#: For few pictures and little time: networks of this family leave their start in half as many epochs.
+# For few pictures and little time: networks of this family leave their start in half as many epochs.
 BRIEF = replace(
     SMALL,
     name="brief",
