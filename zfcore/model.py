@@ -412,22 +412,22 @@ def initialize_(model: nn.Module, scheme: str = "paper") -> None:
 
     ``"paper"``: N(0, 0.01²) everywhere (§3). ``"he"``: N(0, 2/fan_in), the last linear layer
     N(0, 0.01²), for inputs of unit scale (He et al. 2015, doi:10.1109/ICCV.2015.123). ``"paper, then he"``:
-    the first layer as the paper's, for its inputs in [-128, 128], the others as by ``"he"``, for layers so
-    narrow that weights of 0.01 would let the signal die. Batch norms, which the paper's networks lack and
-    others have, become the identity.
+    the first layer as the paper's, so small that what its filters hold was learned, the others as by
+    ``"he"``, for layers so narrow that weights of 0.01 would let the signal die. Batch norms, which the
+    paper's networks lack and others have, become the identity.
 
     Raises
     ------
     ValueError
         Unknown scheme.
     """
-    schemes = {"paper": slice(0, 0), "he": slice(0, -1), "paper, then he": slice(1, -1)}
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    last = len(layers) - 1
+    schemes = {"paper": range(0), "he": range(last), "paper, then he": range(1, last)}  # those by fan-in
     if scheme not in schemes:
         raise ValueError(f"unknown initialisation {scheme!r}; known: {'; '.join(schemes)}")
-    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    by_fan_in = layers[schemes[scheme]]
-    for layer in layers:
-        if any(layer is other for other in by_fan_in):
+    for place, layer in enumerate(layers):
+        if place in schemes[scheme]:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         else:
             nn.init.normal_(layer.weight, std=0.01)
