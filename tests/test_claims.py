@@ -96,7 +96,7 @@ class Ledger:
     def layers(self, row, first, second=None):
         """The first layers of a network of Fig. 5 with these filters (48, 3, k, k)."""
         self.errs("fig5", row, 0.5)
-        name = "zfnet-64-coarse" if row in ("free", "renormalized") else row
+        name = "fig5-7x7-2" if row in ("free", "renormalized") else row
         network = build(name, num_classes=10)
         room = network.features[0].kernel_size[0] - first.shape[-1]
         network.features[0].weight.data = F.pad(first, [room // 2] * 4)  # or cut, where it is negative
