@@ -133,9 +133,9 @@ TABLE2 = (
 _FROM_LITTLE = replace(
     BRIEF, name="brief, first layer from little", initialization="paper, then he", rate=0.015, epochs=5
 )
-# Without a bound on its filters, §3 trains into the picture of Fig. 5 (a); with it, into (c). Inputs, momentum
-# and decay are the paper's. The rate is its 0.01 for 128 pictures, for batches a quarter as large, and stays
-# where it is: at 0.01 maps so few and narrow learn next to nothing in an epoch.
+# Without a bound on its filters, §3 trains into the picture of Fig. 5 (a); with it, into (c). Inputs,
+# momentum and decay are the paper's. The rate is its 0.01 for 128 pictures, for batches a quarter as large,
+# and stays where it is: at 0.01 maps so few and narrow learn next to nothing in an epoch.
 _HELD = replace(
     PAPER, name="paper, batches of 32", batch_size=32, rate=2.5e-3, patience=PAPER.epochs,
     initialization="paper, then he", dropout=0.0, epochs=10,
