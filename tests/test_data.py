@@ -21,6 +21,7 @@ from zfcore.data import (
     data_root,
     data_set,
     decode,
+    folder_of,
     imagenet,
     mean_picture,
     patches,
@@ -30,6 +31,7 @@ from zfcore.data import (
     tiny_imagenet,
     to_input,
 )
+from zfcore.fetch import DATASETS
 
 PROPERTY = settings(deadline=None, max_examples=25, derandomize=True)
 
@@ -499,6 +501,21 @@ def test_the_root_is_taken_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("ZFCORE_DATA", str(make_tiny_imagenet(tmp_path)))
     assert data_root() == tmp_path
     assert len(tiny_imagenet("val")) == 2
+
+
+@pytest.mark.parametrize("name", ["tiny-imagenet", "caltech101", "caltech256", "voc2007", "voc2012"])
+def test_a_data_set_is_looked_for_where_it_is_put(tmp_path, name):
+    for place in reversed(DATASETS[name].folders):  # the first comes last and goes before the others
+        (tmp_path / place).mkdir(parents=True)
+        assert folder_of(name, tmp_path) == tmp_path / place
+
+
+def test_a_place_without_the_part_that_is_wanted_is_passed_over(tmp_path):
+    (tmp_path / "caltech101" / "101_ObjectCategories" / "ant").mkdir(parents=True)
+    (tmp_path / "101_ObjectCategories" / "bee").mkdir(parents=True)
+    assert folder_of("caltech101", tmp_path, "bee") == tmp_path / "101_ObjectCategories"
+    with pytest.raises(FileNotFoundError, match=r"no .*wasp; run `zfcore data get caltech101`.*ZFCORE_DATA"):
+        folder_of("caltech101", tmp_path, "wasp")
 
 
 def test_missing_data_say_how_to_get_them(tmp_path):

@@ -75,11 +75,11 @@ def test_the_photographs_faces_are_there_without_any_data():
     assert few.sha256 == faces("photographs").sha256
 
 
-@pytest.fixture
-def caltech(tmp_path):
-    """Three small pictures under the names that are marked, in place of Caltech's."""
+@pytest.fixture(params=["caltech101", "."])
+def caltech(tmp_path, request):
+    """Small pictures under the names that are marked, in either place where Caltech's may lie."""
     for name in marked.SETS:
-        folder = tmp_path / "101_ObjectCategories" / name
+        folder = tmp_path / request.param / "101_ObjectCategories" / name
         folder.mkdir(parents=True)
         for n, file in enumerate(MARKS["sets"][name]):
             pixels = list(photographs().values())[n % 4].pixels

@@ -341,6 +341,41 @@ def data_root() -> Path:
     return Path(os.environ.get("ZFCORE_DATA") or platformdirs.user_data_dir("zfcore"))
 
 
+#: Where data sets may lie under the data root, the first where ``zfcore data get`` puts them.
+_PLACES = {
+    "tiny-imagenet": ("tiny-imagenet-200",),
+    "caltech101": ("caltech101/101_ObjectCategories", "101_ObjectCategories"),
+    "caltech256": ("caltech256/256_ObjectCategories", "256_ObjectCategories"),
+}
+
+
+def folder_of(name: str, root: str | os.PathLike | None = None, part: str = "") -> Path:
+    """The folder of a data set: the first of its places under ``root`` that is there.
+
+    Parameters
+    ----------
+    name
+        ``"tiny-imagenet"``, ``"caltech101"``, ``"caltech256"``, or ``"voc2012"`` and other years.
+    root
+        The folder that holds the data sets; default :func:`data_root`.
+    part
+        A file or folder of the data set that must be there.
+
+    Raises
+    ------
+    FileNotFoundError
+        It is in none of its places; the message says how to get it.
+    """
+    root, places = Path(root or data_root()), _PLACES.get(name, (f"VOCdevkit/{name.upper()}",))
+    for place in places:
+        if (root / place / part).exists():
+            return root / place
+    raise FileNotFoundError(
+        f"there is no {root / places[0] / part}; run `zfcore data get {name}`, "
+        f"or set ZFCORE_DATA to the folder that holds {places[-1]}/"
+    )
+
+
 # ------------------------------------------------------------------------------ photographs
 @dataclass(frozen=True)
 class Photograph:
@@ -523,12 +558,7 @@ def tiny_imagenet(split: str, root: str | os.PathLike | None = None) -> Labelled
     """
     if split not in ("train", "val"):
         raise ValueError(f"unknown split {split!r}; known: train, val")
-    base = Path(root or data_root()) / "tiny-imagenet-200"
-    if not (base / "wnids.txt").exists():
-        raise FileNotFoundError(
-            f"Tiny-ImageNet is not at {base}; run `zfcore data get tiny-imagenet`, "
-            "or set ZFCORE_DATA to the folder that holds tiny-imagenet-200/"
-        )
+    base = folder_of("tiny-imagenet", root, "wnids.txt")
     classes = tuple(sorted((base / "wnids.txt").read_text().split()))
     words = dict(line.split("\t", 1) for line in (base / "words.txt").read_text().splitlines())
     label_of = {wnid: label for label, wnid in enumerate(classes)}
@@ -564,7 +594,6 @@ def tiny_imagenet(split: str, root: str | os.PathLike | None = None) -> Labelled
 
 
 # ------------------------------------------------------------------------------ Caltech and PASCAL VOC
-_CALTECH = {"caltech101": "101_ObjectCategories", "caltech256": "256_ObjectCategories"}
 #: The twenty classes of PASCAL VOC, in the order of its development kit.
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
@@ -592,9 +621,9 @@ def caltech(name: str, side: int = 64, root: str | os.PathLike | None = None) ->
     ValueError
         Unknown name, or a file that cannot be decoded (named).
     """
-    if name not in _CALTECH:
-        raise ValueError(f"unknown data set {name!r}; known: {', '.join(_CALTECH)}")
-    base = _found(name, root, f"{name}/{_CALTECH[name]}", _CALTECH[name])
+    if name not in ("caltech101", "caltech256"):
+        raise ValueError(f"unknown data set {name!r}; known: caltech101, caltech256")
+    base = folder_of(name, root)
     files = sorted(path for path in base.glob("*/*") if path.suffix.lower() in (".jpg", ".jpeg"))
     if not files:
         raise FileNotFoundError(f"{base} has no pictures; run `zfcore data get {name}`")
@@ -654,7 +683,7 @@ def voc(year: int, split: str, side: int = 64, root: str | os.PathLike | None = 
     ValueError
         A picture or an annotation that cannot be read (named).
     """
-    base = _found(f"voc{year}", root, f"VOCdevkit/VOC{year}")
+    base = folder_of(f"voc{year}", root)
     listed = base / "ImageSets" / "Main" / f"{split}.txt"
     if not listed.exists():
         known = ", ".join(sorted(path.stem for path in listed.parent.glob("*.txt") if "_" not in path.stem))
@@ -680,18 +709,6 @@ def _voc_truth(annotation: Path) -> Tensor:
     except (ElementTree.ParseError, ValueError) as error:
         raise ValueError(f"{annotation} cannot be read ({error}); get the data again") from error
     return truth
-
-
-def _found(name: str, root: str | os.PathLike | None, *places: str) -> Path:
-    """The first of ``places`` under the data root that is there."""
-    root = Path(root or data_root())
-    for place in places:
-        if (root / place).is_dir():
-            return root / place
-    raise FileNotFoundError(
-        f"{name} is not at {root / places[0]}; run `zfcore data get {name}`, "
-        f"or set ZFCORE_DATA to the folder that holds {places[-1]}/"
-    )
 
 
 def _squares_of_files(files: list[Path], side: int) -> Tensor:

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from zfcore.correspondence import PLACES, Comparison, Correspondence, correspondence, jackknife
-from zfcore.data import data_root, decode, photographs, to_input
+from zfcore.data import decode, folder_of, photographs, to_input
 from zfcore.ledger import RESULTS, provenance
 from zfcore.model import load, untrained
 
@@ -90,8 +90,9 @@ def faces(name: str, root: str | os.PathLike | None = None, results: str | os.Pa
     """One of the sets whose eyes and noses are marked in ``book/results/marks/faces.json``.
 
     ``"photographs"`` are the three that ship here; ``"cougar_face"``, ``"dalmatian"`` and ``"Faces_easy"``
-    are of Caltech-101, in 101_ObjectCategories under ``root``. Each face is cut out as a square around the
-    middle of the marks, of four eye distances or the picture's smaller side, whichever is less.
+    are of Caltech-101, found under ``root`` by :func:`zfcore.data.folder_of`. Each face is cut out as a
+    square around the middle of the marks, of four eye distances or the picture's smaller side, whichever is
+    less.
 
     Raises
     ------
@@ -103,15 +104,14 @@ def faces(name: str, root: str | os.PathLike | None = None, results: str | os.Pa
     marks = json.loads((Path(results) / "marks" / "faces.json").read_text(encoding="utf-8"))
     if name not in marks["sets"]:
         raise ValueError(f"no marked faces {name!r}; known: {', '.join(marks['sets'])}")
-    folder = Path(root or data_root()) / "101_ObjectCategories" / name
-    if name != "photographs" and not folder.exists():
-        raise FileNotFoundError(
-            f"there is no {folder}; run `zfcore data get caltech101`, or set ZFCORE_DATA to its folder"
-        )
+    pictures = photographs()
+    if name != "photographs":
+        folder = folder_of("caltech101", root, name) / name
+        pictures = {file: folder / file for file in marks["sets"][name]}
     pixels, centres, eyes = [], [], []
     digest = hashlib.sha256(json.dumps(marks["sets"][name]).encode())
     for file, shares in marks["sets"][name].items():
-        picture = photographs()[file].pixels if name == "photographs" else decode(folder / file)
+        picture = decode(pictures[file])
         square, places, distance = _cut(picture, np.array(shares))
         pixels.append(square)
         centres.append(places)

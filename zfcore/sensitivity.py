@@ -51,7 +51,7 @@ from scipy import stats
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from zfcore.data import LabelledPictures, Picture, data_root, squares, tiny_imagenet, to_input
+from zfcore.data import LabelledPictures, Picture, folder_of, squares, tiny_imagenet, to_input
 from zfcore.deconvnet import Deconvnet
 from zfcore.evaluate import outcomes
 from zfcore.ledger import provenance
@@ -335,12 +335,8 @@ def tiny_imagenet_boxes(root: str | os.PathLike | None = None) -> tuple[Tensor, 
 
     Raises ``FileNotFoundError`` where the data are not; the message says how to get them.
     """
-    path = Path(root or data_root()) / "tiny-imagenet-200" / "val" / "val_annotations.txt"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"there is no {path}; run `zfcore data get tiny-imagenet`, or set ZFCORE_DATA to its folder"
-        )
-    text = path.read_bytes()
+    annotations = "val/val_annotations.txt"
+    text = (folder_of("tiny-imagenet", root, annotations) / annotations).read_bytes()
     rows = [line.split("\t")[2:6] for line in text.decode().splitlines()]
     left, top, right, bottom = torch.tensor(
         [[int(n) for n in row] for row in rows]
