@@ -1,5 +1,7 @@
 """Features of any layer, and heads on them that are the ones scikit-learn would find."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,9 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 from torch import nn
+from tqdm import tqdm
 
+from zfcore import transfer
 from zfcore.model import build
 from zfcore.trace import trace
 from zfcore.transfer import STRENGTHS, Head, Span, end_of_layer, extract_features, fit_softmax, fit_svm
@@ -80,6 +84,48 @@ def test_large_features_are_the_same_from_the_disk(network, pictures, tmp_path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["layer 1.npy", "layer 7.npy"]
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError])
+def test_nothing_is_left_of_features_that_did_not_come_to_an_end(
+    network, pictures, tmp_path, monkeypatch, stop
+):
+    bars = []
+    monkeypatch.setattr(transfer, "tqdm", lambda **options: bars.append(tqdm(**options)) or bars[-1])
+
+    def loader():
+        yield pictures[:16]
+        assert list(tmp_path.iterdir()), "the first rows are on the disk"
+        raise stop
+
+    with pytest.raises(stop):
+        extract_features(
+            network, loader(), ["layer 1", "layer 7"], batch_size=8, folder=tmp_path, progress=True
+        )
+    assert list(tmp_path.iterdir()) == []
+    assert bars[0].disable, "a bar that is closed draws no more"
+
+
+def test_features_are_for_all_to_read_whom_the_user_lets(network, pictures, tmp_path):
+    extract_features(network, [pictures[:1]], "layer 7", folder=tmp_path, batch_size=1)
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "layer 7.npy").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_features_take_their_name_when_they_are_whole_on_the_disk(network, pictures, tmp_path, monkeypatch):
+    seen, synced = {}, []
+
+    def replace(source, target):
+        still_open = {os.path.realpath(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd")}
+        seen[target.name] = np.load(source), str(source) in still_open, len(synced)
+        os.rename(source, target)
+
+    monkeypatch.setattr(transfer.os, "fsync", synced.append)
+    monkeypatch.setattr(transfer.os, "replace", replace)
+    features = extract_features(network, [pictures[:2]], "layer 7", folder=tmp_path, batch_size=2)
+    [(name, (whole, still_open, syncs))] = seen.items()
+    assert (name, still_open, syncs) == ("layer 7.npy", False, 1)
+    assert np.array_equal(whole, features.numpy())
+
+
 def test_features_of_nothing_are_refused(network):
     with pytest.raises(ValueError, match="no picture"):
         extract_features(network, [], "layer 1")
@@ -139,6 +185,44 @@ def test_a_head_hands_back_what_it_was_given(kind):
     np.testing.assert_allclose(arrays.decision(x), tensors.decision(torch.from_numpy(x)).numpy(), atol=1e-12)
     assert arrays.decision(x.astype(np.float32)).dtype == np.float32
     assert (arrays.predict(x) == names).mean() > 0.8
+
+
+class Elsewhere(torch.Tensor):
+    """Stands for a tensor on a GPU: numpy cannot have it, nor what goes to its device, before ``cpu()``."""
+
+    device = torch.device("meta")
+
+    def __array__(self, *options):
+        raise TypeError("use Tensor.cpu() first")
+
+    numpy = __array__
+
+    def cpu(self):
+        with torch._C.DisableTorchFunctionSubclass():
+            return self.as_subclass(torch.Tensor)
+
+
+MOVES = {
+    "in a graph": lambda x: x.double().requires_grad_(),
+    "elsewhere": lambda x: x.as_subclass(Elsewhere),
+    "cuda": torch.Tensor.cuda,
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("where", MOVES)
+def test_a_head_takes_tensors_from_wherever_they_are_and_answers_there(kind, where):
+    if where == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    (x, y), groups = blobs(), np.arange(150)
+    features, labels, pictures = (MOVES[where](torch.from_numpy(part)) for part in (x, y, groups))
+    plain, head = HEADS[kind](x, y, groups=groups), HEADS[kind](features, labels, groups=pictures)
+    np.testing.assert_array_equal(head.weights.numpy(), plain.weights)
+    moved = Head(kind, *map(MOVES[where], (head.weights, head.bias, head.classes)), head.strength, {})
+    found = moved.predict(features)
+    assert (found.shape, found.device) == ((150,), features.device)
+    if where != "elsewhere":
+        assert found.tolist() == plain.predict(x).tolist()
 
 
 def test_heads_on_one_span_are_those_on_its_features():

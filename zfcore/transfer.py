@@ -40,6 +40,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -140,16 +141,17 @@ def extract_features(
     network = trace(model)
     ends = {name: end_of_layer(model, name) for name in names}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    rows = {name: _Rows(None if folder is None else Path(folder) / f"{name}.npy", memory) for name in names}
-    bar = tqdm(unit="picture", disable=not progress, leave=False)
-    for pictures, count in _in_even_batches(loader, batch_size):
-        pictures = pictures.to(device).contiguous(memory_format=torch.channels_last)
-        found = network.activations(pictures, set(ends.values()))
-        for name, end in ends.items():
-            rows[name].add(found[end][:count].flatten(1).float().cpu().numpy())  # (B, C, H, W) -> (B, D)
-        bar.update(count)
-    bar.close()
-    features = {name: rows[name].done() for name in names}
+    paths = {name: None if folder is None else Path(folder) / f"{name}.npy" for name in names}
+    with ExitStack() as stack:
+        bar = stack.enter_context(tqdm(unit="picture", disable=not progress, leave=False))
+        rows = {name: stack.enter_context(_Rows(path, memory)) for name, path in paths.items()}
+        for pictures, count in _in_even_batches(loader, batch_size):
+            pictures = pictures.to(device).contiguous(memory_format=torch.channels_last)
+            found = network.activations(pictures, set(ends.values()))
+            for name, end in ends.items():
+                rows[name].add(found[end][:count].flatten(1).float().cpu().numpy())  # (B, C, H, W) -> (B, D)
+            bar.update(count)
+        features = {name: rows[name].done() for name in names}
     return features[layer] if isinstance(layer, str) else features
 
 
@@ -167,13 +169,29 @@ def _in_even_batches(loader: Iterable[Tensor | Sequence], size: int) -> Iterator
 
 
 class _Rows:
-    """A float32 array that grows by rows: in memory at first, then in a file."""
+    """A float32 array that grows by rows: in memory at first, then in a file.
+
+    With a ``path`` the file is beside it until it is whole; what is not whole is gone after the block.
+    """
 
     header = 128  # bytes of a .npy file before its numbers, for any shape of two axes
 
     def __init__(self, path: Path | None, memory: int):
         self.path, self.memory, self.parts, self.count, self.width = path, memory, [], 0, 0
+        # Named by the process: two that extract the same features must not write into one file.
+        self.partial = path and path.with_name(f".{path.name}.{os.getpid()}.part")
         self.file: IO[bytes] | None = None
+
+    def __enter__(self) -> _Rows:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            if self.file is not None:
+                self.file.close()
+        finally:
+            if self.partial is not None:
+                self.partial.unlink(missing_ok=True)
 
     def add(self, rows: np.ndarray) -> None:
         self.parts.append(rows)
@@ -181,8 +199,7 @@ class _Rows:
         if self.file is None and (self.path or 4 * self.count * self.width > self.memory):
             if self.path:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-            folder = self.path and self.path.parent
-            self.file = tempfile.NamedTemporaryFile(dir=folder, delete=not self.path)  # noqa: SIM115
+            self.file = self.partial.open("w+b") if self.path else tempfile.TemporaryFile()  # noqa: SIM115
             self.file.write(b" " * self.header)
         if self.file is not None:
             self.file.writelines(part.tobytes() for part in self.parts)
@@ -194,16 +211,16 @@ class _Rows:
         if self.file is None:
             return torch.from_numpy(np.concatenate(self.parts))
         shape = (self.count, self.width)
-        with self.file as file:
-            file.seek(0)
-            described = {"descr": "<f4", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, described)
-            file.flush()
-            if self.path:
-                os.replace(file.name, self.path)
-            # Copy on write: torch wants to be allowed to write, and the file stays as it is.
-            mapped = np.memmap(file, np.float32, "c", self.header, shape)
-        return torch.from_numpy(mapped)
+        self.file.seek(0)
+        described = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self.file, described)
+        self.file.flush()
+        if self.path:
+            os.fsync(self.file.fileno())
+            self.file.close()  # Windows moves no open file
+            os.replace(self.partial, self.path)
+        # Copy on write: torch wants to be allowed to write, and the file stays as it is.
+        return torch.from_numpy(np.memmap(self.path or self.file, np.float32, "c", self.header, shape))
 
 
 # ------------------------------------------------------------------------------ the span of the training set
@@ -270,8 +287,13 @@ class Span:
         return lifted
 
 
+def _numpy(values: Array) -> np.ndarray:
+    """Values as numpy has them, from whichever device."""
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
 def _matrix(features: Array) -> np.ndarray:
-    x = features.detach().cpu().numpy() if isinstance(features, Tensor) else np.asarray(features)
+    x = _numpy(features)
     if x.ndim != 2:
         raise ValueError(
             f"features are (N, D), one row per picture; given is {x.shape}; flatten the maps first"
@@ -304,18 +326,19 @@ class Head:
 
         For a softmax head the logits, for an SVM the distances, in margins, from each class's plane.
         """
-        x = _matrix(features)
-        weights, bias = (np.asarray(part) for part in (self.weights, self.bias))
+        return _like(features, self._scores(features))
+
+    def predict(self, features: Array) -> Array:
+        """The label (N,) of the largest score, of equals the first; numpy or torch as given."""
+        return _like(features, _numpy(self.classes)[self._scores(features).argmax(1)])
+
+    def _scores(self, features: Array) -> np.ndarray:
+        x, weights, bias = _matrix(features), _numpy(self.weights), _numpy(self.bias)
         if x.shape[1] != len(weights):
             raise ValueError(
                 f"features of {x.shape[1]} numbers for a head of {len(weights)}; take the same layer"
             )
-        return _like(features, x @ weights.astype(x.dtype) + bias.astype(x.dtype))
-
-    def predict(self, features: Array) -> Array:
-        """The label (N,) of the largest score, of equals the first; numpy or torch as given."""
-        best = np.asarray(self.decision(features)).argmax(1)
-        return _like(features, np.asarray(self.classes)[best])
+        return x @ weights.astype(x.dtype) + bias.astype(x.dtype)
 
 
 def _like(given: object, values: np.ndarray) -> Array:
@@ -402,7 +425,7 @@ def _fit(
     seed: int,
 ) -> Head:
     span = features if isinstance(features, Span) else Span(features)
-    classes, y = np.unique(np.asarray(labels), return_inverse=True)
+    classes, y = np.unique(_numpy(labels), return_inverse=True)
     if np.shape(labels) != (len(span),):
         raise ValueError(
             f"labels of shape {np.shape(labels)} for {len(span)} rows of features; give one each"
@@ -438,7 +461,7 @@ def _held_out(y: np.ndarray, groups: Array | None, seed: int) -> np.ndarray:
         rows = order[y[order] == c]
         held[rows[: max(len(rows) // 5, min(1, len(rows) - 1))]] = True
     if groups is not None:
-        groups = np.asarray(groups)
+        groups = _numpy(groups)
         held = np.isin(groups, groups[held])
     return held
 
