@@ -1,6 +1,8 @@
 """The protocols of Tables 3 to 6 and Fig. 7, on cases worked out by hand, and rehearsed on patches."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 from typer.testing import CliRunner
 
+from zfcore import generalization
 from zfcore.cli import app
 from zfcore.data import VOC_CLASSES, caltech, patches, voc
 from zfcore.generalization import (
@@ -38,8 +41,9 @@ from zfcore.generalization import (
     write_submission,
 )
 from zfcore.ledger import read
-from zfcore.model import build, initialize_, save
-from zfcore.transfer import Head
+from zfcore.model import build, initialize_, load, save
+from zfcore.train import Run
+from zfcore.transfer import Head, Span, extract_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -211,25 +215,20 @@ def test_unknown_rows_are_told_with_the_known_ones():
         reproduce("table5", Transfer("caltech101"))
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
+def write_source(path, architecture="zfnet-64", **options):
     """Weights of a network that is small enough to rehearse with."""
     torch.manual_seed(0)
-    network, path = (
-        build("zfnet-64", num_classes=5, width=0.1),
-        tmp_path_factory.mktemp("w") / "w.safetensors",
-    )
+    options = {"width": 0.1} | options
+    network = build(architecture, num_classes=5, **options)
     initialize_(network, "he")
-    card = {
-        "architecture": "zfnet-64",
-        "width": 0.1,
-        "num_classes": 5,
-        "input_size": 56,
-        "resize": 64,
-        "scale": 64.0,
-    }
-    save(path, network, torch.full((3, 64, 64), 120.0), card)
+    card = {"architecture": architecture, "num_classes": 5, "input_size": 56, "resize": 64, "scale": 64.0}
+    save(path, network, torch.full((3, 64, 64), 120.0), card | options)
     return path
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_source(tmp_path_factory.mktemp("w") / "w.safetensors")
 
 
 @pytest.fixture
@@ -286,6 +285,66 @@ def test_a_network_is_trained_from_scratch_and_judged(transfer):
     assert all(len(e["values"]["each"]) == 10 and len(e["weights_sha256"]) == 64 for e in entries)
     reproduce("table3", transfer, ["scratch"], (0,), said.append)
     assert said[-2:] == [f"table3, scratch, split 0, {k} per class: is in the ledger" for k in (15, 30)]
+
+
+def rehearsal(transfer, path, architecture="zfnet-64", **options):
+    """The same in the same folders from another source."""
+    made = replace(transfer, weights=str(write_source(path, architecture, **options)))
+    made.__dict__["pictures"] = transfer.pictures
+    return made
+
+
+@pytest.mark.parametrize("kind", ["pretrained", "random"])
+def test_features_are_each_sources_own(transfer, tmp_path, kind):
+    other = rehearsal(transfer, tmp_path / "other.safetensors", width=0.05)
+    for one in (transfer, other, transfer):
+        pixels, sha256 = one.pictures.pixels[:20], one.pictures.sha256
+        found = one.features(kind, (7,), pixels, sha256)[7]
+        assert torch.equal(found, extract_features(one.network(kind), one.inputs(pixels), "layer 7"))
+
+
+def test_a_network_from_scratch_is_the_one_that_its_sources_card_describes(transfer, tmp_path):
+    options = {"width": 0.05, "groups": 1, "alpha": 0.5}
+    other = rehearsal(transfer, tmp_path / "other.safetensors", "alexnet-64", **options)
+    for one in (transfer, other):
+        reproduce("table3", one, ["scratch"], (0,), lambda line: None)
+    trained = [load(path) for path in (transfer.out / "scratch").rglob("weights.safetensors")]
+    described = [
+        (network.architecture, {key: card[key] for key in options if key in card})
+        for network, card in trained
+    ]
+    mine = build("zfnet-64", 10, width=0.1).architecture, {"width": 0.1}
+    theirs = build("alexnet-64", 10, **options).architecture, options
+    assert [described.count(each) for each in (mine, theirs)] == [2, 2]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time of the protocols, in seconds, which stands still unless a test moves it."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(generalization, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+def test_the_seconds_of_a_curve_are_those_of_all_its_points(transfer, clock, monkeypatch):
+    def slow(features):
+        clock.now += 10
+        return Span(features)
+
+    monkeypatch.setattr(generalization, "Span", slow)
+    reproduce("fig7", transfer, ["random, layer 7"], (0,), lambda line: None)
+    [entry] = read("fig7", transfer.results)["entries"]
+    assert entry["seconds"] == 10 * len(entry["values"]["per class"])
+
+
+def test_the_seconds_of_a_training_count_once(transfer, clock, monkeypatch):
+    def slow(network, pictures, *others, **options):
+        clock.now += 1000
+        return Run(network.eval(), pictures.mean(), [{"loss": 1.0, "seconds": 1000.0}])
+
+    monkeypatch.setattr(generalization, "train", slow)
+    reproduce("table3", transfer, ["scratch"], (0,), lambda line: None)
+    assert [entry["seconds"] for entry in read("table3", transfer.results)["entries"]] == [1000, 1000]
 
 
 def test_average_precision_of_voc_is_recorded_by_class(tmp_path, source, devkit, monkeypatch):

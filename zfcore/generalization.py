@@ -48,7 +48,7 @@ from torch import Tensor, nn
 from zfcore.data import VOC_CLASSES, LabelledPictures, caltech, centre_crop, patches, voc
 from zfcore.evaluate import probabilities
 from zfcore.ledger import RESULTS, find, provenance, record
-from zfcore.model import build, load, save, untrained, write_atomically
+from zfcore.model import load, network_of, save, untrained, write_atomically
 from zfcore.train import SMALL, Recipe, train
 from zfcore.transfer import Head, Span, extract_features, fit_softmax, fit_svm
 
@@ -313,8 +313,9 @@ class Transfer:
 
     def features(self, kind: str, layers: Sequence[int], pixels: Tensor, sha256: str) -> dict[int, Tensor]:
         """The features of all pictures at the ends of layers, (N, D) each; extracted once, kept."""
-        key = self.source[1]["sha256"] if kind == "pretrained" else f"random-{self.source[1]['architecture']}"
-        folder = Path(self.out) / "features" / f"{self.data}-{sha256[:12]}-{key[:24]}"
+        key = self.source[1]["sha256"]
+        key = key[:24] if kind == "pretrained" else f"{kind}-{key[:12]}"
+        folder = Path(self.out) / "features" / f"{self.data}-{sha256[:12]}-{key}"
         names = {n: f"layer {n}" for n in layers}
         if missing := [name for name in names.values() if not (folder / f"{name}.npy").exists()]:
             extract_features(
@@ -499,7 +500,7 @@ def _heads(
         pictures, split = transfer.pictures, transfer.split(number, background)
         x = transfer.features(kind, together[kind], pictures.pixels, pictures.sha256)[layer]
         labels, tests = pictures.labels, (x[split.test], pictures.labels[split.test])
-        curve = {}
+        curve, begin = {}, time.monotonic()
         for k in sizes:
             start, mine = time.monotonic(), split.train[split.rank < k]
             span = Span(x[mine])
@@ -510,7 +511,6 @@ def _heads(
             say(f"{target}, {row}, split {number}, {k} per class: {found['accuracy']:.1f} %")
             if target == "fig7":
                 curve[k] = found
-                seconds = time.monotonic() - start
                 continue
             if row == "svm(5)" and number == 0:
                 found["strongest"] = strongest_maps(
@@ -536,6 +536,7 @@ def _heads(
                 key: [found[key] for found in curve.values()] for key in ("accuracy", "strength", "each")
             }
             values["classes"] = [pictures.classes[c] for c in tests[1].unique().tolist()]
+            seconds = time.monotonic() - begin
             _record(
                 transfer,
                 target,
@@ -597,19 +598,19 @@ def _from_scratch(transfer: Transfer, target: str, number: int, say: Callable[[s
             return replace(taken, labels=torch.searchsorted(labels, taken.labels), classes=names, names=names)
 
         mine, tests = part(split.train[split.rank < k]), part(split.test)
-        start = time.monotonic()
-        network = build(card["architecture"], len(labels), card["input_size"], width=card.get("width", 1.0))
+        of_source = ("architecture", "width", "groups", "alpha", "input_size", "resize")
+        own = {key: card[key] for key in of_source if key in card}
+        own |= {"num_classes": len(labels), "scale": transfer.recipe.scale}
         name = f"{transfer.data}-{transfer.duplicates}-{transfer.recipe.name}-epochs{transfer.epochs}"
-        name += f"-{k}-split{number}"
+        name += f"-{k}-split{number}-{card['sha256'][:12]}"
         folder = Path(transfer.out) / "scratch" / name
         say(f"{target}, scratch, split {number}, {k} per class: in {folder}")
         run = train(
-            network, mine, tests.shard(0, min(10, len(tests))), transfer.recipe,
+            network_of(own), mine, tests.shard(0, min(10, len(tests))), transfer.recipe,
             input_size=card["input_size"], epochs=transfer.epochs, seed=number, device=transfer.device,
             folder=folder, progress=transfer.progress,
         )  # fmt: skip
-        own = {key: card[key] for key in ("architecture", "input_size", "resize")}
-        own |= {"width": card.get("width", 1.0), "num_classes": len(labels), "scale": transfer.recipe.scale}
+        start = time.monotonic()
         save(folder / "weights.safetensors", run.model, run.mean, own)
         network, own = load(folder / "weights.safetensors")
         predicted = probabilities(network, tests, own, device=transfer.device).argmax(1)
