@@ -88,6 +88,13 @@ def test_dropout_is_off_and_the_mode_comes_back():
     assert model.training
 
 
+def test_a_norm_that_is_frozen_inside_a_training_network_stays_frozen():
+    model = nn.Sequential(nn.BatchNorm2d(3), *network(), nn.BatchNorm1d(7)).train()
+    model[0].eval()
+    probabilities(model, pictures(), CARD)
+    assert [module.training for module in model] == [False, *[True] * (len(model) - 1)]
+
+
 def test_another_number_of_crops_is_refused():
     with pytest.raises(ValueError, match="crops is 5; accepted are 1"):
         errors(network(), pictures(), CARD, crops=5)

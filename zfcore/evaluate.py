@@ -48,6 +48,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from zfcore.data import Pictures, batches, centre_crop, ten_crops
+from zfcore.trace import evaluating
 
 
 # ------------------------------------------------------------------------------ errors
@@ -116,9 +117,7 @@ def _in_batches(
 
     order = torch.arange(len(pictures)).split(max(1, batch_size // crops))
     precision = torch.autocast(device.type, torch.bfloat16) if low_precision else nullcontext()
-    mode = model.training
-    model.to(device).eval()
-    try:
+    with evaluating(model.to(device)):
         for pixels in tqdm(
             batches(pictures, order, device, workers),
             "judging",
@@ -131,8 +130,6 @@ def _in_batches(
             with precision:
                 logits = model(x)
             yield logits.float().softmax(1).unflatten(0, (crops, -1)).mean(0)
-    finally:
-        model.train(mode)
 
 
 def ensemble(members: Iterable[Tensor]) -> Tensor:

@@ -182,7 +182,7 @@ class _Tracer(fx.Tracer):
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside the block; afterwards every module's own flag again."""
     training = [module for module in model.modules() if module.training]
     try:
@@ -220,7 +220,7 @@ class Trace:
     def __init__(self, model: nn.Module):
         self._model = model
         try:
-            with _evaluating(model):
+            with evaluating(model):
                 graph = _Tracer().trace(model)
         except Exception as error:
             raise ValueError(
