@@ -162,22 +162,7 @@ def test_the_ledger_is_read_by_row_and_says_what_it_has(monkeypatch):
         book.ledger("table1", row="c")
 
 
-# ------------------------------------------------------------------------------ Fig. 2 and the cache
-def test_a_cached_result_is_found_under_weights_data_code_and_nothing_else(monkeypatch, tmp_path):
-    monkeypatch.setenv("ZFCORE_CACHE", str(tmp_path / "cache"))
-    given = {"weights": "a" * 64, "data": "b" * 64, "k": 9}
-    first = room.cache("top", ["topk"], **given)
-    assert first.parent == tmp_path / "cache"
-    assert first == room.cache("top", ["topk"], **given)
-    others = [room.cache("top", ["topk"], **given | {name: "c"}) for name in given]
-    others.append(room.cache("top", ["topk", "trace"], **given))
-    (tmp_path / "zfcore").mkdir()
-    (tmp_path / "zfcore" / "topk.py").write_text("another code")
-    monkeypatch.setattr(room.zfcore, "__file__", str(tmp_path / "zfcore" / "__init__.py"))
-    others.append(room.cache("top", ["topk"], **given))
-    assert len({first, *others}) == 6
-
-
+# ------------------------------------------------------------------------------ Fig. 2
 def test_the_crops_are_found_once(monkeypatch, tmp_path):
     monkeypatch.setenv("ZFCORE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(room, "photographs", lambda: {"chelsea": photographs()["chelsea"]})

@@ -80,9 +80,18 @@ import zfcore
 print(zfcore.__file__)
 """
 SHELL = """
-from zfcore.cli import main
+import ast
+from pathlib import Path
+
+from zfcore import cli
+
+for part in ast.parse(Path(cli.__file__).read_text(encoding="utf-8")).body:
+    if isinstance(part, ast.FunctionDef) and part.name != "book":  # which is for the book's readers
+        for node in ast.walk(part):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                exec(ast.unparse(node))
 sys.argv = ["zfcore", "project", "--help"]
-main()
+cli.main()
 """
 
 

@@ -212,6 +212,16 @@ def test_a_sprite_larger_than_webp_is_refused_with_what_fits(gallery, tmp_path, 
         gallery.save(tmp_path, "net")
 
 
+def test_a_refused_gallery_leaves_the_one_before_as_it_was(viewer, stored, monkeypatch):
+    others = Gallery.of(viewer, {"chelsea": photographs()["chelsea"]})
+    before = {file.name: file.read_bytes() for file in stored.iterdir()}
+    monkeypatch.setattr(room, "LARGEST", 20)  # layer 1 fits, and layer 2 does not
+    with pytest.raises(ValueError, match="features of layer 2"):
+        others.save(stored, "net")
+    assert {file.name: file.read_bytes() for file in stored.iterdir()} == before
+    assert Gallery.load(stored, "net", "0" * 64).projections("layer 1", 0).any()
+
+
 # ------------------------------------------------------------------------------ a pass that goes on
 def test_an_interrupted_pass_goes_on(viewer, tmp_path, monkeypatch):
     monkeypatch.setattr(room, "PART", 8)
@@ -241,6 +251,21 @@ def test_an_interrupted_pass_goes_on(viewer, tmp_path, monkeypatch):
             assert torch.equal(result.positions, whole[path].positions)
     file.write_bytes(b"cut off")
     assert torch.equal(strongest(viewer, album, file=file)["0.1"].images, whole["0.1"].images)
+
+
+def test_a_cached_result_is_found_under_weights_data_code_and_nothing_else(monkeypatch, tmp_path):
+    monkeypatch.setenv("ZFCORE_CACHE", str(tmp_path / "cache"))
+    given = {"weights": "a" * 64, "data": "b" * 64, "k": 9}
+    first = room.cache("top", ["topk"], **given)
+    assert first.parent == tmp_path / "cache"
+    assert first == room.cache("top", ["topk"], **given)
+    others = [room.cache("top", ["topk"], **given | {name: "c"}) for name in given]
+    others.append(room.cache("top", ["topk", "trace"], **given))
+    (tmp_path / "zfcore").mkdir()
+    (tmp_path / "zfcore" / "topk.py").write_text("another code")
+    monkeypatch.setattr(room.zfcore, "__file__", str(tmp_path / "zfcore" / "__init__.py"))
+    others.append(room.cache("top", ["topk"], **given))
+    assert len({first, *others}) == 6
 
 
 # ------------------------------------------------------------------------------ crops

@@ -88,7 +88,7 @@ MAY_IMPORT = {
         "widgets",
         *METHODS,
     },
-    "gallery": {"model", "figures", "data", "trace", "view", *METHODS},
+    "gallery": {"model", "figures", "data", "ledger", "trace", "view", *METHODS},
     "selectivity": {"model", "data", "gallery", "ledger", "view"},
     "stability": {"data", "gallery", "invariance", "ledger", "selectivity", "view"},
     "publish": {"data", "model", "view", "assets"},

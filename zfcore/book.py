@@ -14,9 +14,7 @@ Example, the first two cells of a chapter::
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import platform
 import re
 import string
@@ -27,7 +25,6 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import platformdirs
 import torch
 from IPython import get_ipython
 from IPython.display import Markdown
@@ -38,8 +35,8 @@ from torch import nn
 import zfcore
 from zfcore.data import LabelledPictures, Photograph, decode, photographs, tiny_imagenet
 from zfcore.fetch import public
-from zfcore.gallery import Album, Crops, Gallery
-from zfcore.ledger import RESULTS, find
+from zfcore.gallery import GALLERIES, Crops, Gallery, pass_file
+from zfcore.ledger import find
 from zfcore.model import load, write_atomically
 from zfcore.view import Viewer
 
@@ -58,12 +55,6 @@ SCALES = {
     "tiny": Scale("zfnet-64", "the photographs and Tiny-ImageNet's 10,000 validation pictures"),
     "imagenet": Scale("zfnet", "photographs that ship with the packages"),
 }
-
-#: Where the stored galleries lie in a checkout.
-GALLERIES = RESULTS / "top9"
-
-#: The rooms whose code decides what a pass over pictures finds.
-PASS_ROOMS = ("data", "gallery", "model", "topk", "trace")
 
 STYLE = {
     "figure.figsize": (7.2, 3.0),
@@ -290,25 +281,6 @@ def open_book(
     folder = None if out is None else Path(out).expanduser().resolve()
     model = model.to(device).requires_grad_(False)  # chapters look at a network; none trains this one
     return Book(scale, device, seed, folder, model, card, photographs(), pictures, layers)
-
-
-def cache(name: str, rooms: Iterable[str], **inputs: Any) -> Path:
-    """Where a result is kept that follows from ``inputs`` and the code of some rooms alone.
-
-    The file's name holds the hash of both, so that a result made from anything else is not found: weights
-    and data are given by their hashes. The folder is ``ZFCORE_CACHE``, or the user's cache folder.
-    """
-    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
-    for room in sorted(rooms):
-        digest.update((Path(zfcore.__file__).parent / f"{room}.py").read_bytes())
-    folder = os.environ.get("ZFCORE_CACHE") or platformdirs.user_cache_dir("zfcore")
-    return Path(folder) / f"{name}-{digest.hexdigest()[:32]}.safetensors"
-
-
-def pass_file(viewer: Viewer, album: Album, k: int) -> Path:
-    """Where the pass of :func:`zfcore.gallery.strongest` over these pictures is kept."""
-    weights = viewer.card["sha256"]
-    return cache("top", PASS_ROOMS, weights=weights, data=album.sha256, layers=viewer.layers, k=k)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -832,8 +832,7 @@ def top(
     """
     from dataclasses import asdict
 
-    from zfcore.book import pass_file
-    from zfcore.gallery import Gallery, sheet
+    from zfcore.gallery import Gallery, pass_file, sheet
     from zfcore.model import write_atomically
     from zfcore.view import as_png, as_webp
 
@@ -885,8 +884,7 @@ def features(
 
     Example: `ZFCORE_DATA=~/data zfcore features zfnet-64 --data tiny-imagenet`
     """
-    from zfcore.book import GALLERIES, pass_file
-    from zfcore.gallery import Gallery
+    from zfcore.gallery import GALLERIES, Gallery, pass_file
 
     viewer, _ = _viewer(weights, device)
     album = _album(data, split)
@@ -913,8 +911,8 @@ def measure(
     Example: `ZFCORE_DATA=~/data zfcore measure fig2`
     """
     from zfcore import ledger
-    from zfcore.book import pass_file
     from zfcore.data import data_set
+    from zfcore.gallery import pass_file
     from zfcore.preference import maximization_entry
     from zfcore.selectivity import fig2_entries
     from zfcore.stability import invariance_entries

@@ -32,13 +32,14 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
 import safetensors
 import safetensors.torch
 import torch
@@ -46,9 +47,11 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+import zfcore
 from zfcore import model
 from zfcore.data import Photograph, Picture, Pictures, decode, squares, to_input
 from zfcore.figures import stretch
+from zfcore.ledger import RESULTS
 from zfcore.topk import TopActivations, merge, top_activations
 from zfcore.trace import pair
 from zfcore.view import MID_GREY, Viewer, as_webp
@@ -59,6 +62,12 @@ LARGEST = 16383
 PART = 1024
 #: Sprites of cells smaller than this are stored without loss, for the lossy form works in blocks as large.
 LOSSLESS_BELOW = 24
+
+#: Where the stored galleries lie in a checkout.
+GALLERIES = RESULTS / "top9"
+
+#: The rooms whose code decides what a pass over pictures finds.
+PASS_ROOMS = ("data", "gallery", "model", "topk", "trace")
 
 
 class GalleryError(ValueError):
@@ -392,16 +401,21 @@ class Gallery:
         Raises
         ------
         ValueError
-            A layer's sprite would be larger than WebP can be; the message says how many maps fit.
+            A layer's sprite would be larger than WebP can be; the message says how many maps fit, and
+            nothing is written.
         """
-        folder, entries = Path(folder), []
-        for number, wall in enumerate(self.layers.values()):
-            features = _drawn(wall.features, maps, seed + number)
+        folder, entries, sprites = Path(folder), [], {}
+        walls = [
+            (wall, _drawn(wall.features, maps, seed + number))
+            for number, wall in enumerate(self.layers.values())
+        ]
+        for wall, features in walls:
             if len(features) * wall.side > LARGEST:
                 raise ValueError(
                     f"{len(features)} features of {wall.name}, {wall.side} px each, do not fit into one WebP "
                     f"of {LARGEST} px; store at most {LARGEST // wall.side} maps"
                 )
+        for wall, features in walls:
             rows = [
                 np.hstack(self.projections(wall.name, feature))
                 for feature in tqdm(features, wall.name, leave=False, disable=not progress)
@@ -409,7 +423,7 @@ class Gallery:
             sprite = f"{name}-{wall.name.replace(' ', '-').replace('.', '-')}.webp"
             lossless = wall.side < LOSSLESS_BELOW
             blob = as_webp(np.vstack(rows), None if lossless else quality)
-            model.write_atomically(folder / sprite, blob)
+            sprites[sprite] = blob
             hits = [[hit and _rounded(hit) for hit in wall.hits[feature]] for feature in features]
             entries.append(
                 {
@@ -422,6 +436,8 @@ class Gallery:
                     "hits": hits,
                 }
             )
+        for sprite, blob in sprites.items():
+            model.write_atomically(folder / sprite, blob)
         stored = self.about | about | {"layers": entries}
         text = json.dumps(stored, ensure_ascii=False, separators=(",", ":")).replace('{"path"', '\n{"path"')
         model.write_atomically(folder / f"{name}.json", (text + "\n").encode())
@@ -500,6 +516,25 @@ def _keep(file: str | os.PathLike, seen: int, found: Mapping[str, TopActivations
         f"{path} {part}": getattr(top, part).contiguous() for path, top in found.items() for part in _PARTS
     }
     model.write_atomically(file, safetensors.torch.save(tensors, {"seen": str(seen)}))
+
+
+def cache(name: str, rooms: Iterable[str], **inputs: Any) -> Path:
+    """Where a result is kept that follows from ``inputs`` and the code of some rooms alone.
+
+    The file's name holds the hash of both, so that a result made from anything else is not found: weights
+    and data are given by their hashes. The folder is ``ZFCORE_CACHE``, or the user's cache folder.
+    """
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
+    for room in sorted(rooms):
+        digest.update((Path(zfcore.__file__).parent / f"{room}.py").read_bytes())
+    folder = os.environ.get("ZFCORE_CACHE") or platformdirs.user_cache_dir("zfcore")
+    return Path(folder) / f"{name}-{digest.hexdigest()[:32]}.safetensors"
+
+
+def pass_file(viewer: Viewer, album: Album, k: int) -> Path:
+    """Where the pass of :func:`strongest` over these pictures is kept."""
+    weights = viewer.card["sha256"]
+    return cache("top", PASS_ROOMS, weights=weights, data=album.sha256, layers=viewer.layers, k=k)
 
 
 def inputs(viewer: Viewer, album: Album, numbers: Sequence[int], batch_size: int = 32) -> Iterator[Tensor]:
