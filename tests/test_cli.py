@@ -45,8 +45,8 @@ def test_every_command_shows_an_example(command):
 def test_missing_data_are_named_with_what_to_do_next(tmp_path):
     result = shell("train", "zfnet-64", "--out", str(tmp_path / "run"), ZFCORE_DATA=str(tmp_path))
     assert result.returncode == 1
-    assert result.stderr.startswith("zfcore: Tiny-ImageNet is not at")
-    assert "ZFCORE_DATA" in result.stderr
+    assert result.stderr.startswith("zfcore: there is no ")
+    assert "run `zfcore data get tiny-imagenet`, or set ZFCORE_DATA" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -181,6 +181,21 @@ def test_a_complete_run_says_so_and_does_nothing(trained, packed):
     said = finish(start(packed, "--out", str(out), *options))
     assert "is complete: 2 epochs" in said
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_a_complete_run_that_no_ledger_has_is_recorded_as_it_would_have_been(
+    trained, packed, tmp_path, monkeypatch
+):
+    out, options = trained
+    given = [*TINY, "--device", "cpu", "--out", str(out), *options, "--results", str(tmp_path)]
+    monkeypatch.chdir(packed)
+    result = CliRunner().invoke(app, [*given, "--record", "training"])
+    assert result.exit_code == 0, result.exception
+    assert "is complete: 2 epochs" in result.output
+    assert find("training", tmp_path) == find("training", packed)
+    written = (tmp_path / "training.json").stat().st_mtime_ns
+    assert CliRunner().invoke(app, [*given, "--record", "training"]).exit_code == 0
+    assert (tmp_path / "training.json").stat().st_mtime_ns == written
 
 
 def test_a_folder_with_the_weights_of_another_run_is_refused(trained, packed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
 import io
 import json
@@ -13,13 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from zfcore.data import Pictures
     from zfcore.gallery import Album
     from zfcore.view import Viewer
 
@@ -226,15 +228,21 @@ def train(
         "epochs": how.epochs,
         "precision": precision,
     }
-    weights = out / f"{architecture}.safetensors"
+
+    def pictures_of(split: str) -> Pictures:
+        known = datasets.PackedPictures.open if Path(data).is_dir() else datasets.data_set
+        return known(data, split)
+
+    weights, folder = out / f"{architecture}.safetensors", results or ledger.RESULTS
     if weights.with_suffix(".json").exists():
-        _say_it_is_complete(weights, card)
+        there = _complete_card(weights, card)
+        if record:
+            entries = ledger.find(record, folder, settings=there["settings"])
+            if there["sha256"] not in [entry["weights_sha256"] for entry in entries]:
+                ledger.record(record, _entry_of_training(weights, pictures_of("val")), folder)
         return
 
-    pictures, validation = (
-        datasets.PackedPictures.open(data, split) if Path(data).is_dir() else datasets.data_set(data, split)
-        for split in ("train", "val")
-    )
+    pictures, validation = pictures_of("train"), pictures_of("val")
     pictures = pictures.shard(*shard) if shard else pictures
     network = models.build(architecture, num_classes=len(pictures.classes), width=width)
     if start:
@@ -257,6 +265,7 @@ def train(
         "terms": DATASETS[data].terms if data in DATASETS else None,
         "command": _command(),
         "made_on": f"{processes} × {device}, torch {torch.__version__}",
+        "code": ledger.provenance()["code"],
         "date": datetime.date.today().isoformat(),
     }
 
@@ -291,15 +300,20 @@ def train(
         }
         models.save(weights, network, run.mean, card)
         if record:
-            entry = _entry_of_training(weights, run.history, validation)
-            ledger.record(record, entry, results or ledger.RESULTS)
+            ledger.record(record, _entry_of_training(weights, validation), folder)
 
 
-def _entry_of_training(weights: Path, history: list[dict], validation) -> dict:
-    """The ledger's entry of a training: how it went, epoch by epoch, and what its weights reach."""
-    from zfcore import ledger
+def _entry_of_training(weights: Path, validation: Pictures) -> dict[str, Any]:
+    """The ledger's entry of a training: how it went, epoch by epoch, and what its weights reach.
 
+    It is made of what the run left, card and history, so that it is the same whenever it is asked for.
+    """
     card = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+    with open(weights.with_name("history.csv"), newline="", encoding="utf-8") as file:
+        history = [
+            {key: int(value) if key == "epoch" else float(value) for key, value in epoch.items()}
+            for epoch in csv.DictReader(file)
+        ]
     one, ten = card["error"]["one crop"], card["error"]["ten crops"]
     values = one | {f"ten crops {name}": error for name, error in ten.items()} | {"history": history}
     return {
@@ -311,19 +325,24 @@ def _entry_of_training(weights: Path, history: list[dict], validation) -> dict:
         "data_sha256": validation.sha256,
         "config": {key: card[key] for key in ("settings", "epochs", "width", "shard", "start")},
         "weights_sha256": card["sha256"],
-        **ledger.provenance(seconds=sum(epoch["seconds"] for epoch in history), command=card["command"]),
+        "code": card.get("code", "unknown"),  # of a card from before cards told it
+        "torch": card["made_on"].rpartition("torch ")[2],
         "device": card["made_on"],
+        "seconds": round(sum(epoch["seconds"] for epoch in history), 3),
+        "command": card["command"],
+        "date": card["date"],
     }
 
 
-def _say_it_is_complete(weights: Path, card: dict) -> None:
-    """Tell that ``weights`` are there already, or refuse if their card is another than ``card``."""
+def _complete_card(weights: Path, card: dict[str, Any]) -> dict[str, Any]:
+    """The card of ``weights`` that are there already, which is told; refused if it is not as ``card``."""
     there = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
     differing = ", ".join(key for key, value in card.items() if there.get(key) != value)
     if differing:
         raise ValueError(f"{weights} is of another run (it differs in {differing}); give another folder")
     error = there["error"]["one crop"]["top1"]
     typer.echo(f"{weights} is complete: {there['epochs']} epochs, {error:.2f} % top-1 error on one crop")
+    return there
 
 
 def _command() -> str:
