@@ -64,7 +64,7 @@ MAY_IMPORT = {
     "invariance": {"trace"},
     "figures": set(),
     "spectra": {"deconvnet"},
-    "export": {"trace", "deconvnet"},
+    "export": {"model", "trace", "deconvnet"},
     "view": {"figures", "data", "trace", *METHODS},
     "assets": {"model", "data", "export", "view", "gallery", "ledger"},
     "markup": {"assets", "view", "gallery", *METHODS},

@@ -10,7 +10,7 @@ import os
 import runpy
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from zfcore.data import Pictures
     from zfcore.gallery import Album
@@ -527,8 +527,7 @@ def evaluate(
     if confusion:
         lines = [["", *pictures.classes]]
         lines += [[c, *row] for c, row in zip(pictures.classes, verdict.confusion.tolist(), strict=True)]
-        text = "".join(",".join(map(str, line)) + "\n" for line in lines)
-        write_atomically(confusion, text.encode())
+        write_atomically(confusion, _as_csv(lines))
     for name, verdict in verdicts.items() if record else ():
         cards = [networks[name][1]] if name in networks else [card for _, card in networks.values()]
         entry = {
@@ -544,6 +543,13 @@ def evaluate(
         }
         entry |= ledger.provenance(device, verdict.seconds, _command())
         ledger.record(record, entry, results or ledger.RESULTS)
+
+
+def _as_csv(rows: Iterable[Sequence[Any]]) -> bytes:
+    """Rows as the content of a CSV file; a field that holds a comma is quoted."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
 
 
 @app.command()
@@ -1082,7 +1088,7 @@ def transfer(
     train: Annotated[Path, typer.Argument(help="Folder with a folder of pictures for each class.")],
     test: Annotated[
         Path | None,
-        typer.Option(help="The same of other pictures. Default: a fifth of each class, held out."),
+        typer.Option(help="The same of other pictures. Default: of each class a fifth, rounded up."),
     ] = None,
     weights: Annotated[str, typer.Option(help="Weights that ship, or a .safetensors file.")] = "zfnet-64",
     layer: Annotated[str, typer.Option(help="`layer n`, or the name of a module.")] = "layer 5",
@@ -1097,8 +1103,8 @@ def transfer(
     import torch
 
     from zfcore.data import to_input
-    from zfcore.generalization import draw_split, per_class_accuracy
-    from zfcore.model import load
+    from zfcore.generalization import per_class_accuracy
+    from zfcore.model import load, write_atomically
     from zfcore.transfer import extract_features, fit_softmax, fit_svm
 
     heads = {"softmax": fit_softmax, "svm": fit_svm}
@@ -1110,14 +1116,12 @@ def transfer(
     names = sorted({name for part in parts for _, name in part})
     files = [file for part in parts for file, _ in part]
     labels = torch.tensor([names.index(name) for part in parts for _, name in part])
-    inputs = (to_input(files[start : start + 64], card) for start in range(0, len(files), 64))
-    features = extract_features(network, inputs, layer, progress=True)
     if test:
         rows, tests = torch.arange(len(files)).split([len(part) for part in parts])
     else:
-        fewest = int(labels.bincount().min())
-        split = draw_split(labels, 0, most=max(1, fewest * 4 // 5), tests=len(files))
-        rows, tests = split.train, split.test
+        rows, tests = _held_out(labels, names)
+    inputs = (to_input(files[start : start + 64], card) for start in range(0, len(files), 64))
+    features = extract_features(network, inputs, layer, progress=True)
     fitted = heads[head](features[rows], labels[rows])
     predicted = fitted.predict(features[tests])
     each = per_class_accuracy(predicted, labels[tests])
@@ -1127,11 +1131,25 @@ def transfer(
         f"{each.mean():6.1f} %  mean of the classes; {len(rows)} pictures to learn from, {len(tests)} to test"
     )
     if out:
-        lines = ("picture,class,predicted\n", *(
-            f"{files[i]},{names[labels[i]]},{names[p]}\n"
+        lines = [
+            (files[i], names[labels[i]], names[p])
             for i, p in zip(tests.tolist(), predicted.tolist(), strict=True)
-        ))  # fmt: skip
-        out.write_text("".join(lines), encoding="utf-8")
+        ]
+        write_atomically(out, _as_csv([("picture", "class", "predicted"), *lines]))
+
+
+def _held_out(labels: Tensor, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """The pictures to learn from, and of every class a fifth, rounded up, to test with."""
+    import torch
+
+    from zfcore.generalization import draw_split
+
+    splits = []
+    for c, count in enumerate(labels.bincount().tolist()):
+        if count < 2:
+            raise ValueError(f"{names[c]} has one picture, and none is left to test; add one, or give --test")
+        splits.append(draw_split(labels.masked_fill(labels != c, -1), 0, most=count * 4 // 5, tests=count))
+    return torch.cat([split.train for split in splits]), torch.cat([split.test for split in splits])
 
 
 def _pictures_by_class(folder: Path) -> list[tuple[Path, str]]:
@@ -1167,6 +1185,7 @@ def duplicates(
     from zfcore import ledger
     from zfcore.data import thumbnails
     from zfcore.duplicates import matches
+    from zfcore.model import write_atomically
 
     start = time.monotonic()
     (root_a, files_a), (root_b, files_b) = _files_of(a), _files_of(b)
@@ -1182,7 +1201,7 @@ def duplicates(
         f"{len(pairs)} pairs, {len({second for _, second, _ in pairs})} pictures of {b}, among {counts}"
     )
     if out:
-        out.write_text("".join(f"{x},{y},{r}\n" for x, y, r in pairs), encoding="utf-8")
+        write_atomically(out, _as_csv(pairs))
     if record:
         digest = hashlib.sha256()
         for part in thumbs:

@@ -50,6 +50,7 @@ from onnx.numpy_helper import from_array
 from torch import Tensor, fx, nn
 
 from zfcore.deconvnet import RULES
+from zfcore.model import write_atomically
 from zfcore.trace import Trace, function_name, pair, sliding_window, trace
 
 OPSET = 18
@@ -150,7 +151,7 @@ def export_onnx(
             ],
         }
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    (folder / "manifest.json").write_text(text, encoding="utf-8")
+    write_atomically(folder / "manifest.json", text.encode())
     return manifest
 
 
