@@ -12,7 +12,8 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from zfcore import data, model
+from zfcore import data, generalization, model
+from zfcore import reproduce as reproducing
 from zfcore.cli import app
 from zfcore.data import patches
 from zfcore.export import export_onnx
@@ -49,6 +50,43 @@ def pictures(folder, **counts):
         for n in range(count):
             Image.fromarray(draw.integers(0, 256, (64, 64, 3), np.uint8)).save(folder / name / f"{n}.png")
     return folder
+
+
+# ------------------------------------------------------------------------------ options that would be idle
+@pytest.mark.parametrize(
+    ("target", "option"),
+    [
+        *(("table3", option) for option in (("--list",), ("--width", 2), ("--shard", "0of4"))),
+        *(("table3", option) for option in (("--workers", 0), ("--low-precision",))),
+        *(("table2", option) for option in (("--weights", "zfnet"), ("--drop-duplicates",))),
+    ],
+)
+def test_an_option_that_a_target_would_not_heed_is_refused(target, option, monkeypatch):
+    for room in (generalization, reproducing):
+        monkeypatch.setattr(room, "reproduce", lambda *_, **__: pytest.fail("it ran"))
+    result = shell("reproduce", target, "--data", "caltech101", *option)
+    assert result.exit_code == 2
+    said = " ".join(result.output.replace("│", " ").split())  # lines are broken and framed
+    assert f"{target} does not take {option[0]}; it takes --data, --row," in said
+
+
+def test_options_that_a_target_heeds_are_not_refused(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(generalization, "reproduce", lambda *arguments, **_: given.append(arguments))
+    options = ("--weights", "zfnet", "--drop-duplicates", "--epochs", 3, "--seeds", "1", "--out", tmp_path)
+    assert shell("reproduce", "table3", "--data", "caltech101", *options).exit_code == 0
+    [(target, transfer, _, splits)] = given
+    assert (target, splits) == ("table3", [1])
+    assert (transfer.weights, transfer.duplicates, transfer.epochs) == ("zfnet", "dropped", 3)
+
+
+def test_a_page_of_shipped_weights_takes_no_others(tmp_path):
+    folder = pictures(tmp_path, photos=1) / "photos"
+    result = shell(
+        "page", "zfnet-64", "--weights", "mine.pt", "--pictures", folder, "--out", tmp_path / "p.html"
+    )
+    assert result.exit_code == 2
+    assert "--weights belongs to MODEL.py:factory" in result.output
 
 
 # ------------------------------------------------------------------------------ classes of one's own

@@ -10,7 +10,7 @@ import os
 import runpy
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -461,6 +461,11 @@ def _network(spec: str, weights: Path | None) -> tuple[nn.Module, dict | None]:
     if not colon:
         from zfcore.model import load
 
+        if weights:
+            raise typer.BadParameter(
+                f"--weights belongs to MODEL.py:factory, a function that gives the network; {spec!r} names "
+                "weights that ship: leave --weights out"
+            )
         return load(spec)
     sys.path.insert(0, str(Path(file).resolve().parent))  # the file may import its neighbours
     names = runpy.run_path(file)
@@ -996,8 +1001,23 @@ def claims(
     typer.echo(f"{len(shown)} of {len(every)} claims; in all {counts}")
 
 
+#: The options of `reproduce` that have a meaning for targets of transfer alone, and for the others alone.
+OF_TRANSFER = ("weights", "drop_duplicates")
+OF_TRAININGS = ("shard", "width", "workers", "low_precision", "overview")
+
+
+def _refuse(context: typer.Context, target: str, idle: Collection[str]) -> None:
+    """Refuse the given ones of the options that ``target`` would leave idle, and say which it takes."""
+    options = {p.name: p.opts[0] for p in context.command.params if p.opts[0].startswith("--")}
+    given = [options[name] for name in idle if context.get_parameter_source(name).name == "COMMANDLINE"]
+    if given:
+        takes = ", ".join(option for name, option in options.items() if name not in idle)
+        raise typer.BadParameter(f"{target} does not take {', '.join(given)}; it takes {takes}")
+
+
 @app.command()
 def reproduce(
+    context: typer.Context,
     target: Annotated[
         str,
         typer.Argument(help="table1, table2, fig4, fig5; of transfer: table3 to table6, fig7."),
@@ -1058,7 +1078,9 @@ def reproduce(
         numbers = [int(seed) for seed in seeds.split(",")] if seeds else None
     except ValueError:
         raise typer.BadParameter(f"{seeds!r} is not a list of seeds like 0,1,2") from None
-    if target in generalization.TARGETS:
+    of_transfer = target in generalization.TARGETS
+    _refuse(context, target, OF_TRAININGS if of_transfer else OF_TRANSFER)
+    if of_transfer:
         kept = "dropped" if drop_duplicates else "kept"
         transferred = generalization.Transfer(
             data, weights, kept, RECIPES[recipe], epochs or 100, device, out, results or ledger.RESULTS, True
