@@ -98,6 +98,13 @@ def test_the_face_says_what_made_the_page():
     assert not [fact for fact in [*facts, book.card["sha256"][:12], torch.__version__] if fact not in face]
 
 
+def test_the_face_of_a_chapter_with_other_networks_names_those():
+    face = open_book().face("four, from the ledger").data
+    assert "four, from the ledger" in face
+    assert torch.__version__ in face
+    assert "zfnet-64" not in face
+
+
 def test_a_label_is_the_word_of_a_class():
     assert open_book().label(1) == "cup"
 

@@ -79,7 +79,7 @@ class Ledger:
         self.write(
             table,
             row,
-            dict.fromkeys(names, percent(bits)) | {"train top1": train},
+            dict.fromkeys(names, percent(bits)) | {"train top1": train, "members": 3 * ("ensemble" in row)},
             seed=seed,
             config=config | {"architecture": row, "judged in": "float32"},
             outcomes=pack_outcomes(dict.fromkeys(names, bits)),
@@ -91,7 +91,8 @@ class Ledger:
             values = {"accuracy": accuracy + 0.1 * split}
             if isinstance(accuracy, np.ndarray):
                 values = {"per class": [3, 30], "accuracy": values["accuracy"].tolist()}
-            self.write(name, row, values, "caltech101", split, config={"background": False, **config})
+            config = {"background": False, "duplicates": "kept", **config}
+            self.write(name, row, values, "caltech101", split, config=config)
 
     def layers(self, row, first, second=None):
         """The first layers of a network of Fig. 5 with these filters (48, 3, k, k)."""
@@ -260,10 +261,8 @@ def claim_16(ledger, side, monkeypatch):
     for row in ("fig5-7x7-2", "fig5-11x11-2", "fig5-7x7-1", "fig5-11x11-1"):
         ledger.layers(row, torch.zeros(48, 3, 7, 7))
     spread = np.linspace(0, 0.01, 30)
-    by_itself = 0.05  # what a stride leaves with random filters does not count
-    coarse, fine = spread + 0.2 + by_itself + 0.1 * side, spread + 0.2
-    blank = spread + 0.1 + by_itself, spread + 0.1
-    found = iter([coarse, coarse, fine, fine, blank[0], blank[0], blank[1], blank[1]])
+    coarse, fine, blank = spread + 0.2 + 0.1 * side, spread + 0.2, spread
+    found = iter([coarse, coarse, fine, fine, blank, blank, blank, blank])
     monkeypatch.setattr(claims, "_imprint", lambda network, card: next(found))
 
 
@@ -360,7 +359,7 @@ def claim_32(ledger, side):
         ledger.scores("table6", f"softmax({layer})", 50.0, **{"per class": 30})
         ledger.scores("table6", f"svm({layer})", 50.0 + {1: 0.0, -1: 9.0}.get(side, 0.0), **{"per class": 30})
     if side == 0:  # one split far off makes the interval wide
-        config = {"background": False, "per class": 30}
+        config = {"background": False, "duplicates": "kept", "per class": 30}
         ledger.write("table6", "svm(7)", {"accuracy": 70.0}, "caltech101", 0, config=config)
 
 
@@ -525,6 +524,22 @@ def test_networks_that_have_not_finished_learning_decide_nothing_about_depth(led
     assert found.verdict == UNTESTABLE
     assert "training error of 50 %, the one without the four layers 10 %" in found.why
     assert found.numbers
+
+
+def test_a_grid_that_random_filters_leave_as_well_is_no_evidence(ledger, monkeypatch):
+    claim_16(ledger, 1, monkeypatch)
+    spread = np.linspace(0, 0.01, 30)
+    found = iter([*[spread + 0.3] * 2, *[spread + 0.2] * 2, *[spread + 0.3] * 2, *[spread] * 2])
+    monkeypatch.setattr(claims, "_imprint", lambda network, card: next(found))
+    judged = verdict(ledger, 16)
+    assert judged.verdict == UNTESTABLE
+    assert "learned nothing shows as much, +0.300" in judged.why
+
+
+def test_transfer_is_judged_with_the_pictures_that_both_sets_have(ledger):
+    claim_29(ledger, 1)
+    ledger.scores("table3", "pretrained, layer 7", 1.0, **{"per class": 30, "duplicates": "dropped"})
+    assert verdict(ledger, 29).verdict == REPRODUCED
 
 
 def test_rehearsals_on_patches_are_no_evidence(ledger):

@@ -1,6 +1,7 @@
 """Errors against a loop that takes one picture and one crop at a time; comparisons against simulation."""
 
 import math
+from itertools import combinations, permutations
 
 import numpy as np
 import pytest
@@ -274,7 +275,17 @@ def test_rows_that_lie_close_leave_the_agreement_open():
 
 
 def test_a_ranking_of_equals_agrees_with_nothing():
-    assert rank_agreement([1, 2], torch.zeros(2, 10), 20).tau == 0
+    found = rank_agreement([1, 2], torch.zeros(2, 10), 20)
+    assert (found.tau, found.chance) == (0, 1)
+
+
+def test_few_rows_agree_by_chance_however_many_pictures_they_answer():
+    order = [10, 20, 30, 40, 50]
+    found = rank_agreement(order, rows([0.1, 0.3, 0.2, 0.5, 0.7]), 200)  # one pair of ten is the other way
+    assert found.interval == (found.tau, found.tau) == (pytest.approx(0.8),) * 2
+    taus = [sum(a < b for a, b in combinations(p, 2)) * 2 - 10 for p in permutations(range(5))]
+    assert found.rows == 5
+    assert found.chance == pytest.approx(sum(abs(tau) >= 8 for tau in taus) / len(taus))
 
 
 def test_another_number_of_rows_is_refused():

@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,11 +175,22 @@ def test_an_ensemble_is_the_mean_of_its_members_weights(tmp_path, sets):
         assert torch.equal(outcomes(entry, "ten crops top1"), wrong(together, sets["val"].labels))
 
 
-def test_an_ensemble_waits_for_its_members_and_says_for_which(tmp_path):
-    said = []
-    reproduce("table1", experiment(tmp_path), ["zfnet", "zfnet-and-wide-ensemble"], say=said.append)
-    assert said[-1] == "zfnet-and-wide-ensemble: waits for zfnet-wide seed 0"
-    assert [entry["row"] for entry in read("table1", tmp_path / "results")["entries"]] == ["zfnet"]
+def test_the_command_of_an_ensemble_makes_it_from_nothing(tmp_path, trainings):
+    reproduce("table1", experiment(tmp_path), ["zfnet"], say=lambda line: None)
+    shutil.rmtree(tmp_path / "runs")  # a fresh checkout has the ledger and no weights
+    reproduce("table1", experiment(tmp_path), ["zfnet-and-wide-ensemble"], say=lambda line: None)
+    assert len(trainings) == 3
+    [entry] = find("table1", tmp_path / "results", "zfnet-and-wide-ensemble")
+    assert entry["values"]["members"] == 2
+
+
+def test_weights_without_their_card_are_made_again(tmp_path, trainings):
+    reproduce("table2", experiment(tmp_path), ["zfnet"], say=lambda line: None)
+    [card] = (tmp_path / "runs").rglob("weights.json")
+    card.unlink()  # killed between the two files
+    shutil.rmtree(tmp_path / "results")
+    reproduce("table2", experiment(tmp_path), ["zfnet"], say=lambda line: None)
+    assert len(find("table2", tmp_path / "results", "zfnet")) == 1
 
 
 def test_what_was_interrupted_goes_on(tmp_path, trainings, monkeypatch):

@@ -7,7 +7,7 @@ import torch
 
 from zfcore.evaluate import paired_difference, percent
 from zfcore.ledger import LedgerError, pack_outcomes, provenance, record
-from zfcore.tables import read_table
+from zfcore.tables import read_table, share_of
 from zfcore.train import SMALL
 
 N = 400
@@ -101,3 +101,7 @@ def test_outcomes_that_a_row_lacks_are_asked_for_by_name(write, tmp_path):
     write("zfnet", 0.5)
     with pytest.raises(LedgerError, match="ten crops top1"):
         read_table("table2", tmp_path).outcomes("zfnet", "ten crops top1")
+
+
+def test_a_shard_in_words():
+    assert [share_of(shard) for shard in (None, "0of4", "2of3")] == ["all", "25 %", "33.3 %"]

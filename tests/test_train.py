@@ -662,7 +662,7 @@ def test_a_foreign_file_is_refused_by_name(checkpoint, metadata):
         ({"epochs": 2}, "epochs"),
         ({"recipe": replace(RECIPE, rate=0.1)}, "recipe"),
         ({"precision": "float32"}, "precision"),
-        ({"input_size": 9, "model": nn.Sequential(nn.Flatten(), nn.Linear(243, 3))}, "size"),
+        ({"input_size": 9, "model": nn.Sequential(nn.Flatten(), nn.Linear(243, 3))}, "size, network"),
     ],
 )
 def test_a_checkpoint_of_other_settings_is_refused_with_the_difference(checkpoint, options, difference):
@@ -677,10 +677,37 @@ def test_a_checkpoint_of_other_pictures_is_refused(checkpoint):
         train(network(), other, pictures(9, seed=1), RECIPE, **options)
 
 
-@pytest.mark.parametrize("model", [network(width=5), nn.Sequential(nn.Flatten(), nn.Linear(192, 3))])
+def strided(network):
+    """The same weights, other places: no shape tells."""
+    network[0].stride, network[0].padding = (2, 2), (3, 3)
+    return network
+
+
+def other_norm(network):
+    network[3].alpha *= 2
+    return network
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        network(width=5),
+        nn.Sequential(nn.Flatten(), nn.Linear(192, 3)),
+        strided(network()),
+        other_norm(network()),
+    ],
+    ids=["wider", "another", "of the same shapes", "of another norm"],
+)
 def test_a_checkpoint_of_another_network_is_refused(checkpoint, model):
-    with pytest.raises(CheckpointError, match="belongs to another network"):
+    with pytest.raises(CheckpointError, match=r"belongs to another run \(it differs in network\)"):
         run(epochs=1, folder=checkpoint.parent, model=model)
+
+
+def test_a_checkpoint_of_another_network_is_refused_even_if_its_words_are_the_same(checkpoint, monkeypatch):
+    monkeypatch.setattr(nn.Sequential, "__repr__", lambda module: "a network")
+    run(epochs=1, folder=checkpoint.parent / "new")
+    with pytest.raises(CheckpointError, match="belongs to another network"):
+        run(epochs=1, folder=checkpoint.parent / "new", model=network(width=5))
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, uninterrupted):

@@ -106,26 +106,40 @@ class Book:
         """The words of class ``index`` (a position among the network's outputs)."""
         return self.card["labels"][index]
 
-    def face(self) -> Markdown:
-        """Which scale, network, error, data, weights, device and versions made this page."""
+    def face(self, networks: str | None = None) -> Markdown:
+        """Which scale, network, error, data, weights, device and versions made this page.
+
+        ``networks`` says what a chapter shows that has others than the book's own.
+        """
+        on_gpu = self.device.type == "cuda"
+        machine = torch.cuda.get_device_name(self.device) if on_gpu else platform.machine()
+        ran = (
+            f"**Ran on** {self.device.type} ({machine}), seed {self.seed}; zfcore {zfcore.__version__}, "
+            f"torch {torch.__version__}, Python {platform.python_version()}"
+        )
+        if networks is None:
+            lines = [
+                f"**Made at scale** `{self.scale}` with {SCALES[self.scale].pictures}",
+                f"**Network** {self._own_network()}",
+                ran,
+            ]
+            if "note" in self.card:
+                lines.append(f"**Note** {self.card['note']}")
+        else:
+            lines = [f"**Networks** {networks}", ran]
+        return Markdown("\n".join(f"> {line}  " for line in lines))
+
+    def _own_network(self) -> str:
         one_crop = self.card.get("error", {}).get("one crop", {})
         error = (
             f"validation error with one crop {one_crop['top1']:.1f} % top-1, {one_crop['top5']:.1f} % top-5"
             if one_crop
             else "its error was not measured"
         )
-        on_gpu = self.device.type == "cuda"
-        machine = torch.cuda.get_device_name(self.device) if on_gpu else platform.machine()
-        lines = [
-            f"**Made at scale** `{self.scale}` with {SCALES[self.scale].pictures}",
-            f"**Network** `{self.card['architecture']}`, trained on {self.card.get('data', 'unnamed data')}, "
-            f"{self.card.get('epochs', '?')} epochs; {error}; weights `{self.card['sha256'][:12]}`",
-            f"**Ran on** {self.device.type} ({machine}), seed {self.seed}; zfcore {zfcore.__version__}, "
-            f"torch {torch.__version__}, Python {platform.python_version()}",
-        ]
-        if "note" in self.card:
-            lines.append(f"**Note** {self.card['note']}")
-        return Markdown("\n".join(f"> {line}  " for line in lines))
+        return (
+            f"`{self.card['architecture']}`, trained on {self.card.get('data', 'unnamed data')}, "
+            f"{self.card.get('epochs', '?')} epochs; {error}; weights `{self.card['sha256'][:12]}`"
+        )
 
     def say(self, text: str, **values: Any) -> Markdown:
         """Prose with computed numbers: ``book.say("The error is **{error:.1f} %**.", error=error)``.

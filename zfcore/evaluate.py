@@ -335,17 +335,23 @@ def _spread_of_seeds(y: Tensor) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Kendall's τ of two rankings in [-1, 1], with its 95 % interval."""
+    """Kendall's τ of two rankings in [-1, 1], with its 95 % interval.
+
+    ``rows`` were ranked; ``chance`` is the share of random rankings of so few whose τ lies as far from 0.
+    """
 
     tau: float
     interval: tuple[float, float]
+    rows: int
+    chance: float
 
 
 def rank_agreement(scores: Sequence[float], wrong: Tensor, draws: int = 1000, seed: int = 0) -> Agreement:
     """Do our rows rank as the paper's do? Kendall's τ (b) between its errors and ours.
 
     The interval is a bootstrap's: N pictures are drawn with replacement, the same for all rows, and the
-    rows ranked again by their errors on them.
+    rows ranked again by their errors on them. It says whether more pictures would change the ranking, not
+    whether so few rows can tell one ranking from another: that is the permutation test's ``chance``.
 
     Parameters
     ----------
@@ -365,11 +371,13 @@ def rank_agreement(scores: Sequence[float], wrong: Tensor, draws: int = 1000, se
             f"{len(scores)} scores for {len(ours)} rows of outcomes; give one each, two at least"
         )
     draw, n = np.random.default_rng(seed), ours.shape[1]
-    taus = [_tau(scores, ours @ np.bincount(draw.integers(n, size=n), minlength=n)) for _ in range(draws)]
-    low, high = np.quantile(taus, [0.025, 0.975])
-    return Agreement(_tau(scores, ours.sum(1)), (float(low), float(high)))
+    taus = [_tau(scores, ours @ np.bincount(draw.integers(n, size=n), minlength=n))[0] for _ in range(draws)]
+    tau, chance = _tau(scores, ours.sum(1))
+    low, high = np.quantile(taus, [0.025, 0.975])  # drawing adds noise, which pulls τ towards 0
+    return Agreement(tau, (min(tau, float(low)), max(tau, float(high))), len(ours), chance)
 
 
-def _tau(a: Sequence[float], b: np.ndarray) -> float:
-    """Kendall's τ; 0 where one side ranks nothing, all its values being equal."""
-    return float(np.nan_to_num(stats.kendalltau(a, b).statistic))
+def _tau(a: Sequence[float], b: np.ndarray) -> tuple[float, float]:
+    """Kendall's τ and its p-value; 0 and 1 where one side ranks nothing, all its values being equal."""
+    tau, chance = stats.kendalltau(a, b)
+    return float(np.nan_to_num(tau)), float(np.nan_to_num(chance, nan=1.0))

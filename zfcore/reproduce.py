@@ -285,7 +285,7 @@ def trained(
     """
     own, folder = experiment.of(row), experiment.folder(row, seed)
     path = folder / "weights.safetensors"
-    if not path.exists():
+    if not (path.exists() and path.with_suffix(".json").exists()):
         pictures, validation = experiment.pictures
         network = build(own.architecture(row), len(pictures.classes), width=own.width, alpha=own.alpha)
         size = network.architecture.input_size
@@ -377,19 +377,14 @@ def _judging(experiment: Experiment) -> dict[str, Any]:
 
 
 def judged_together(experiment: Experiment, target: str, row: Row, seeds: Sequence[int]) -> dict[str, Any]:
-    """The ledger's entry of an ensemble, from the saved weights of its members.
+    """The ledger's entry of an ensemble; members whose weights are not at hand are trained (again).
 
-    Raises ``FileNotFoundError`` that names the members whose weights are missing.
+    Raises as :func:`trained` does.
     """
-    start = time.monotonic()
     known = {other.name: other for other in TARGETS[target]}
     members = [(known[name], seed) for name, every in row.members for seed in (seeds if every else seeds[:1])]
-    paths = [experiment.folder(member, seed) / "weights.safetensors" for member, seed in members]
-    if missing := [
-        f"{m.name} seed {s}" for (m, s), path in zip(members, paths, strict=True) if not path.exists()
-    ]:
-        raise FileNotFoundError(", ".join(missing))
-    networks = {str(path): load(path) for path in paths}
+    networks = {f"{member.name}, seed {seed}": trained(experiment, member, seed) for member, seed in members}
+    start = time.monotonic()
     verdict = judge(networks, experiment.pictures[1], together=True, **_judging(experiment))["ensemble"]
     values, seconds = verdict.errors | {"members": len(members)}, time.monotonic() - start
     entry = _entry(experiment, target, row, seeds, values, verdict.outcomes, seconds)
@@ -481,8 +476,8 @@ def reproduce(
 ) -> None:
     """Do what the ledger lacks of a target, row by row and seed by seed; then its ensembles.
 
-    A training that diverges is told and left, and the next row begun. An ensemble whose members are
-    not there is told with their names.
+    A training that diverges is told and left, and the next row begun. An ensemble needs its members'
+    weights, and trains those that are not there.
 
     Parameters
     ----------
@@ -517,11 +512,6 @@ def reproduce(
         except DivergedError as error:
             diverged.append(f"{title}: {error}")
             say(f"{title}: {error}")
-            continue
-        except FileNotFoundError as error:
-            if seed is not None:
-                raise
-            say(f"{title}: waits for {error}")
             continue
         if target == "fig5" and seed == seeds[0]:
             say(f"{title}: layers 1 and 2 are in {keep_first_layers(experiment, row, seed)}")
@@ -582,7 +572,7 @@ def overview(
         if entry := _recorded(experiment, target, row, seed, seeds):
             states.append((row.name, seed, _found(entry), 0.0))
         elif seed is None:
-            states.append((row.name, seed, "of saved weights", 0.0))
+            states.append((row.name, seed, "of its members", 0.0))
         else:
             done, own = _epochs_done(experiment.folder(row, seed)), experiment.of(row)
             work = (own.epochs - done) * _operations(own.architecture(row), own.width)

@@ -37,7 +37,7 @@ class Table:
 
     ``shared`` is what all entries have in common: ``data``, ``shard``, ``epochs``, ``width``, ``recipe``
     (its name) and ``judged in``; empty where the ledger has none. ``entries`` holds a list for every row,
-    one entry per seed.
+    one entry per seed; of an ensemble that with most members.
     """
 
     target: str
@@ -123,7 +123,16 @@ def read_table(target: str, results: str | os.PathLike = RESULTS, **config: Any)
         experiments.setdefault(json.dumps(_shared(entry), sort_keys=True), []).append(entry)
     longest = sorted(experiments.items(), key=lambda item: _extent(*item), reverse=True)[:1]
     shared, found = (json.loads(longest[0][0]), longest[0][1]) if longest else ({}, [])
-    return Table(target, rows, shared, {row.name: [e for e in found if e["row"] == row.name] for row in rows})
+    entries = {row.name: [entry for entry in found if entry["row"] == row.name] for row in rows}
+    for row in rows:
+        if row.members:  # ensembles of more and fewer are not seeds of one
+            entries[row.name] = sorted(entries[row.name], key=lambda e: e["values"]["members"])[-1:]
+    return Table(target, rows, shared, entries)
+
+
+def share_of(shard: str | None) -> str:
+    """What part of the training pictures a shard is, in words: ``"0of4"`` is ``"25 %"``, None ``"all"``."""
+    return "all" if shard is None else f"{100 / int(shard.partition('of')[2]):.3g} %"
 
 
 def _shared(entry: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import hashlib
 import io
 import json
 import math
@@ -236,6 +237,7 @@ def train(
     steps = epochs * steps_per_epoch
     settings = {"recipe": asdict(recipe), "epochs": epochs, "seed": seed, "precision": precision}
     settings |= {"pictures": pictures.sha256, "size": input_size, "start": None}
+    settings["network"] = hashlib.sha256(repr(model).encode()).hexdigest()  # equal shapes are not the same
     checkpoint = None if folder is None else Path(folder) / "checkpoint.safetensors"
 
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
