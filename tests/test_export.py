@@ -239,6 +239,18 @@ class Functions(nn.Module):
         return self.fc(x.sum(3, keepdim=True).mean((2, 3)))
 
 
+class Sized(nn.Module):
+    """A layer of which only the number of pictures is wanted."""
+
+    def __init__(self):
+        super().__init__()
+        self.aside, self.conv, self.fc = nn.Conv2d(3, 2, 3), nn.Conv2d(3, 4, 3), nn.Linear(4 * 19 * 19, 5)
+
+    def forward(self, x):
+        a, b = self.aside(x), self.conv(x).relu()
+        return self.fc(b.view(a.size(0), -1))
+
+
 class Normed(nn.Module):
     """Contrast norms of either definition, windows of even and odd size; windows of every form."""
 
@@ -258,7 +270,7 @@ class Normed(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-@pytest.mark.parametrize("network", [Residual, Fire, Functions, Normed])
+@pytest.mark.parametrize("network", [Residual, Fire, Functions, Sized, Normed])
 def test_every_layer_of_a_small_network_projects_as_in_pytorch(network, tmp_path):
     torch.manual_seed(0)
     assert compare(network().eval(), 21, tmp_path, units=4) >= 50
@@ -521,3 +533,13 @@ def test_weights_beyond_half_precision_are_refused(tmp_path):
 def test_maps_are_no_logits(tmp_path):
     with pytest.raises(ValueError, match="logits=False"):
         export_onnx(nn.Sequential(nn.Conv2d(3, 4, 1)), 8, ["0"], tmp_path)
+
+
+def test_what_is_returned_beside_the_logits_is_refused(tmp_path):
+    class Two(nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3)), x.relu()
+
+    with pytest.raises(ValueError, match="wrap it in a module that returns its logits alone"):
+        export_onnx(Two(), 8, ["relu"], tmp_path)
+    export_onnx(Two(), 8, ["relu"], tmp_path, logits=False)

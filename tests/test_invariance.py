@@ -225,6 +225,26 @@ def test_the_papers_ranges_are_scaled_to_the_picture():
     assert amounts("rotate", 56)[-1] == 350
 
 
+class WithMaps(nn.Module):
+    """Logits, and beside them what comes after them in the graph: with ``both``, both are returned."""
+
+    def __init__(self, both):
+        super().__init__()
+        self.network, self.both = network(), both
+
+    def forward(self, x):
+        logits = self.network(x)
+        aside = logits.exp()
+        return (logits, aside) if self.both else logits
+
+
+def test_the_probabilities_are_those_of_what_the_network_returns():
+    found = invariance_curves(WithMaps(False), pictures(2), "scale", [1, 1.4], [])[1]
+    torch.testing.assert_close(found, invariance_curves(network(), pictures(2), "scale", [1, 1.4], [])[1])
+    with pytest.raises(ValueError, match="wrap it in a module that returns its logits alone"):
+        invariance_curves(WithMaps(True), pictures(2), "scale", [1, 1.4], [])
+
+
 # ------------------------------------------------------------------------------ what is refused
 def test_unknown_names_are_told_with_the_known_ones():
     with pytest.raises(ValueError, match="unknown transformation 'shear'; known: translate, scale, rotate"):

@@ -19,6 +19,7 @@ from zfcore.cli import app
 from zfcore.data import photographs, to_input
 from zfcore.model import ContrastNorm, build, initialize_, load
 from zfcore.occlusion import occlusion_maps
+from zfcore.trace import CELLWISE_MODULES
 
 steady = settings(deadline=None, derandomize=True, max_examples=60)
 
@@ -235,6 +236,24 @@ def test_the_result_says_which_way_it_was_computed_and_both_are_exact(make, laye
 
     assert found.method == method
     agree(found, naive_maps(model.eval(), image, 1, (5, 4), 2, hidden, torch.zeros_like(image), 1), **exactly)
+
+
+@pytest.mark.parametrize("cellwise", CELLWISE_MODULES)
+def test_whatever_leaves_each_value_in_its_cell_goes_the_fast_way(cellwise):
+    torch.manual_seed(0)
+    settings = {nn.BatchNorm2d: (4,), nn.LocalResponseNorm: (3,)}.get(cellwise, ())
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3), cellwise(*settings), nn.Conv2d(4, 3, 3), nn.Flatten(), nn.Linear(3 * 8 * 8, 3)
+    ).double()  # fmt: skip
+    image = torch.randn(2, 12, 12, dtype=torch.float64)
+    found = occlusion_maps(model, image, 1, 4, 3)
+    assert found.method == "incremental"
+    model.eval()
+    for row, column in ((0, 0), (1, 2)):
+        occluded = image.clone()
+        occluded[:, 3 * row : 3 * row + 4, 3 * column : 3 * column + 4] = 0
+        wanted = model(occluded[None]).softmax(1)[0, 1]
+        torch.testing.assert_close(found.probability[row, column], wanted, **exactly)
 
 
 @pytest.mark.parametrize("size", [1, 3, 1 << 40])
@@ -533,7 +552,7 @@ def test_a_network_that_returns_more_than_logits_is_told_what_to_do():
         def forward(self, x):
             return x.mean((2, 3)), x
 
-    with pytest.raises(ValueError, match="wrap it in a module that returns these alone"):
+    with pytest.raises(ValueError, match="wrap it in a module that returns its logits alone"):
         occlusion_maps(Two(), torch.zeros(3, 5, 5), 0, 2, 2)
     with pytest.raises(
         ValueError, match=re.escape("returns (1, 3, 5, 5); occlusion needs logits (N, classes)")

@@ -1,12 +1,13 @@
 """The trap of the probability and what regularisers buy, where the answers are known; and the commands."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_page import CARD, small
+from test_page import CARD, Aside, small
 from torch import nn
 from typer.testing import CliRunner
 
@@ -62,6 +63,14 @@ def test_a_net_whose_classes_pull_alike_shows_the_trap():
     found = trap(Viewer(model, card), classes=3)
     assert found["difference"]["interval"][0] > 0
     assert found["logit"]["others"] > found["probability"]["others"]
+
+
+def test_classes_are_those_of_the_layer_that_is_returned(viewer, monkeypatch):
+    layers = {name: f"network.{path}" for name, path in LAYERS.items()}
+    aside = Viewer(Aside(small()).eval(), viewer.card, layers)
+    assert trap(aside, classes=2) == trap(viewer, classes=2)
+    monkeypatch.setattr(preference, "VARIANTS", {"plain": replace(STEPS, iterations=2)})
+    assert regularisers(aside, units=2) == regularisers(viewer, units=2)
 
 
 def test_every_variant_is_measured_against_the_plain_ascent(viewer, monkeypatch):

@@ -306,6 +306,45 @@ def test_flags_are_restored_where_tracing_fails():
     assert all(module.training for module in model.modules())
 
 
+# ------------------------------------------------------------------------------ the result
+class Returning(nn.Module):
+    """Logits, and after them a layer that nobody needs; returned is what a function makes of both."""
+
+    def __init__(self, returned):
+        super().__init__()
+        self.conv, self.head, self.aside = nn.Conv2d(3, 4, 3), nn.Linear(4, 2), nn.Linear(4, 7)
+        self.returned = returned
+
+    def forward(self, x):
+        pooled = self.conv(x).mean((2, 3))
+        return self.returned(x, self.head(pooled), self.aside(pooled))
+
+
+def test_the_result_is_the_layer_that_is_returned_wherever_it_stands():
+    t = trace(Returning(lambda x, logits, aside: logits))
+    assert t.layers[-1] == "aside"
+    assert t.result == "head"
+    assert trace(build("zfnet-64")).result == "classifier.6"
+    overwritten = trace(Returning(lambda x, logits, aside: (logits, F.relu(logits, inplace=True))[0]))
+    assert overwritten.result == "relu"
+
+
+@pytest.mark.parametrize(
+    ("returned", "given"),
+    [
+        (lambda x, logits, aside: (logits, aside), r"\(head, aside\)"),
+        (lambda x, logits, aside: {"logits": logits}, r"\{'logits': head\}"),
+        (lambda x, logits, aside: x, "x"),
+        (lambda x, logits, aside: x.shape[0], "getitem"),
+    ],
+)
+def test_a_result_that_is_no_one_layer_is_told_with_what_to_wrap(returned, given):
+    with pytest.raises(
+        ValueError, match=f"Returning returns {given}; .*wrap it in a module that returns its"
+    ):
+        _ = trace(Returning(returned)).result
+
+
 # ------------------------------------------------------------------------------ refusals
 def test_an_unknown_layer_is_answered_with_the_list():
     with pytest.raises(ValueError, match="no layer 'conv9'; this network has: 0, 1"):

@@ -157,11 +157,7 @@ def export_onnx(
 
 # ------------------------------------------------------------------------------ the network
 def _with_logits(network: Trace, named: dict[str, fx.Node]) -> dict[str, fx.Node]:
-    result = next(node for node in network.operations if node.op == "output").args[0]
-    if result not in network.names:
-        raise ValueError(
-            "the network's result is not one tensor that depends on the pictures; export with logits=False"
-        )
+    result = network.node(network.result)
     if named.get("logits", result) is not result:
         raise ValueError(
             "the network's layer 'logits' is not its result, which takes this name; rename the layer, or "
@@ -337,6 +333,8 @@ def _project(graph: _Graph, network: Trace, values: dict, node: fx.Node, shape: 
     graph.layer = "seed"
     arrived = {node: _seed(graph, found[node], values[node].shape[1:])}
     for step in reversed(ways):
+        if step not in arrived:  # only its size is wanted
+            continue
         graph.layer = f"{network.names[step]}/back"
         for source, r in ways[step](arrived.pop(step)):
             arrived[source] = graph("Add", arrived[source], r) if source in arrived else r

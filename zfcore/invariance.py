@@ -162,11 +162,12 @@ def invariance_curves(
     Raises
     ------
     ValueError
-        Unknown transformation or layer, or pictures that do not fit; the message says what there is.
+        Unknown transformation or layer, pictures that do not fit, or a network that returns more than its
+        logits; the message says what there is.
     """
     _check(transform)
     values, layers, followed = list(values), list(layers), trace(model)
-    *_, last = followed.layers
+    logits = followed.result
     distances = {layer: torch.empty(len(images), len(values), dtype=images.dtype) for layer in layers}
     probabilities = []
     with tqdm(total=len(images) * len(values), desc=transform, disable=not progress, leave=False) as bar:
@@ -175,12 +176,12 @@ def invariance_curves(
             original = followed.activations(some, layers)
             of_some = []
             for column, value in enumerate(values):
-                moved = followed.activations(warp(some, transform, value), {*layers, last})
+                moved = followed.activations(warp(some, transform, value), {*layers, logits})
                 for layer in layers:
                     difference = moved[layer] - original[layer]
                     away = torch.linalg.vector_norm(difference, dim=tuple(range(1, difference.ndim)))
                     distances[layer][first : first + batch_size, column] = away.cpu()
-                of_some.append(moved[last].softmax(1).cpu())
+                of_some.append(moved[logits].softmax(1).cpu())
                 bar.update(len(some))
             probabilities.append(torch.stack(of_some, 1) if of_some else images.new_empty(len(some), 0, 0))
     return distances, torch.cat(probabilities)

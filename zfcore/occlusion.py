@@ -49,7 +49,17 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from tqdm import tqdm
 
-from zfcore.trace import Geometry, Pair, Trace, function_name, pair, sharing, sliding_window, trace
+from zfcore.trace import (
+    CELLWISE_MODULES,
+    Geometry,
+    Pair,
+    Trace,
+    function_name,
+    pair,
+    sharing,
+    sliding_window,
+    trace,
+)
 
 FILLS = ("mean", "blur", "noise")
 
@@ -182,12 +192,7 @@ class _Question:
 
     def __init__(self, network: Trace, layer: str | None):
         self.network, self.layer = network, None if layer is None else network.node(layer)
-        (self.output,) = next(node for node in network.operations if node.op == "output").args
-        if self.output not in network.names:
-            raise ValueError(
-                f"the network returns {self.output}; occlusion needs logits (N, classes): "
-                "wrap it in a module that returns these alone"
-            )
+        self.output = network.node(network.result)
         self.wanted = [self.output] + ([] if self.layer is None else [self.layer])
         self.target, self.channel = 0, None
 
@@ -439,12 +444,6 @@ class _TileConv:
 
 
 # ------------------------------------------------------------------------------ tables of states
-_CELLWISE = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus,
-    nn.Hardtanh, nn.Hardswish, nn.Identity, nn.Dropout, nn.Dropout2d, nn.LocalResponseNorm, nn.BatchNorm2d,
-)  # fmt: skip
-
-
 def _chain(ask: _Question) -> list[fx.Node]:
     """The operations on maps with which a network begins, where tables can carry them; else none.
 
@@ -477,7 +476,7 @@ def _is_carried(operation: object) -> bool:
             return not operation.ceil_mode and (operation.count_include_pad or not padded)
         case nn.BatchNorm2d():
             return operation.running_mean is not None
-    return isinstance(operation, _CELLWISE)
+    return isinstance(operation, CELLWISE_MODULES)
 
 
 class _Tables:

@@ -68,7 +68,7 @@ def trap(viewer: Viewer, classes: int = 100, seed: int = 0, progress: bool = Fal
         others, the ``rival``; ``difference``: ``mean`` and ``interval`` [low, high] of the target's rise by
         the logit minus that by the probability.
     """
-    layer = viewer.net.layers[-1]
+    layer = viewer.net.trace.result
     logits = _answers(viewer, layer, noise(viewer.side, [seed]))
     drawn = torch.randperm(logits.shape[1], generator=torch.Generator().manual_seed(seed))[:classes]
     climbed: dict[str, list[Tensor]] = {"logit": [], "probability": []}
@@ -105,8 +105,8 @@ def regularisers(
         frequencies), ``agreement`` (correlation of two seeds) and ``size`` (root mean square of the picture),
         each with ``mean``, ``low`` and ``high`` over the units.
     """
-    last = viewer.net.layers[-1]
-    befores = [viewer.before(path) for path in viewer.layers.values()] + ([last] * viewer.classifier)
+    befores = [viewer.before(path) for path in viewer.layers.values()]
+    befores += [viewer.net.trace.result] if viewer.classifier else []
     draw = torch.Generator().manual_seed(seed)
     found: dict[str, dict[str, list[Tensor]]] = {}
     for layer in tqdm(befores, "layers", disable=not progress, leave=False):

@@ -133,7 +133,7 @@ _QUESTIONS = {"size", "dim", "numel", "ndimension"}
 _ATTRIBUTES = {"shape", "ndim", "dtype", "device", "is_cuda"}
 
 # What leaves every value in its cell of the map, or joins maps cell by cell.
-_CELLWISE_MODULES = (
+CELLWISE_MODULES = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus,
     nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Mish, nn.Identity, nn.Dropout, nn.Dropout2d,
     nn.AlphaDropout, nn.BatchNorm2d, nn.LocalResponseNorm,
@@ -262,6 +262,20 @@ class Trace:
         if layer not in self._nodes:
             raise ValueError(f"no layer {layer!r}; this network has: {', '.join(self.layers)}")
         return self._nodes[layer]
+
+    @property
+    def result(self) -> str:
+        """The layer that the network returns, seldom another than the last one of ``layers``.
+
+        ``ValueError`` where it returns something else: several tensors, or one that is no layer.
+        """
+        (returned,) = next(node for node in self.operations if node.op == "output").args
+        if returned not in self.names:
+            raise ValueError(
+                f"{type(self._model).__name__} returns {returned}; one tensor that depends on the images is "
+                "wanted: wrap it in a module that returns its logits alone"
+            )
+        return self.names[returned]
 
     def sources(self, node: fx.Node) -> list[fx.Node]:
         """The nodes (the input, or layers) whose tensors a layer takes, each once."""
@@ -399,7 +413,7 @@ class Trace:
             operation = self.operations[node]
             if window := sliding_window(operation):
                 known[node] = tuple(axis.through(*step) for axis, step in zip(joined, window, strict=True))
-            elif isinstance(operation, _CELLWISE_MODULES) or _is_cellwise(node):
+            elif isinstance(operation, CELLWISE_MODULES) or _is_cellwise(node):
                 known[node] = joined
         return known
 
