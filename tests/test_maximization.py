@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import math
+import re
 from dataclasses import asdict, replace
 
 import ipywidgets
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
-from test_page import CARD, PICTURES, small
+from test_page import CARD, PICTURES, Aside, small
 from torch import nn
 
 from zfcore import assets, markup
@@ -340,7 +341,7 @@ def test_weights_that_are_not_finite_are_told_with_the_step():
 
 
 def test_a_setting_that_no_recipe_has_is_an_error(net):
-    with pytest.raises(TypeError, match="blur"):
+    with pytest.raises(ValueError, match=r"no setting 'blur'; a recipe has: step, iterations, .*frequency"):
         maximize(net, "6", 0, 16, blur=2)
     with pytest.raises(ValueError, match="scale is 0"):
         Recipe(scale=0.5)
@@ -435,6 +436,49 @@ def test_the_python_of_an_explorer_climbs_as_far(explorer, monkeypatch):
     names = {}
     exec(explorer.snippet(), names)
     assert names["r"].history[:-1] == pytest.approx(list(explorer.climbed.history), rel=1e-4)
+
+
+def test_a_class_is_climbed_where_the_network_returns_it():
+    layers = {name: f"network.{path}" for name, path in LAYERS.items()}
+    aside = MaximizationExplorer(Aside(small()).eval(), CARD, PICTURES, layers, layer="class", steps=3)
+    plain = MaximizationExplorer(small(), CARD, PICTURES, LAYERS, layer="class", steps=3)
+    assert aside.climbed.history == plain.climbed.history
+    assert '"network.10", 0' in aside.snippet()
+    assert [state["result"] for state in assets.states(aside.to_html())] == ["network.10"]
+
+
+def test_a_network_that_returns_no_logits_is_climbed_by_its_features():
+    class Two(Aside):
+        def forward(self, x):
+            return self.network(x), x
+
+    explorer = MaximizationExplorer(Two(small()).eval(), CARD, PICTURES, {"layer 3": "network.8"}, steps=1)
+    assert len(explorer.climbed.history) == 1
+    assert [state["result"] for state in assets.states(explorer.to_html())] == [None]
+
+
+def test_the_twin_opens_with_the_photograph_that_is_chosen(explorer):
+    explorer.photograph.value = "coffee"
+    html = explorer.to_html()
+    assert [state["start"]["photograph"] for state in assets.states(html)] == ["coffee"]
+    assert re.findall(r'data-photograph="(\w+)"[^>]* aria-pressed="true"', html) == ["coffee"]
+
+
+def test_an_ascent_that_fails_says_so_and_can_be_begun_again(explorer, monkeypatch):
+    async def watched():
+        explorer.climb.click()
+        while explorer.climb.description == "Pause":
+            await asyncio.sleep(0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(explorer, "_step", lambda: maximize(small(), "8", 4, 28, step=math.nan))
+        asyncio.run(watched())
+    assert "ValueError: step is nan" in explorer.message.value
+    assert explorer.climb.description == "Climb"
+    explorer.most = 3
+    asyncio.run(watched())
+    assert len(explorer.climbed.history) == 3
+    assert explorer.message.value == ""
 
 
 def test_every_control_says_what_it_is(explorer):

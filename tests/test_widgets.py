@@ -413,6 +413,42 @@ def test_a_scan_that_runs_beside_the_kernels_work_can_be_stopped(occlusion):
     assert occlusion.maps.probability.shape == (6, 6)  # the coarsest of three
 
 
+def test_a_scan_that_fails_says_so_and_can_be_begun_again(occlusion, monkeypatch):
+    def short_of_memory(covered, stride):
+        raise MemoryError("too <large>")
+
+    async def watched():
+        occlusion.scan.click()
+        assert occlusion.scan.description == "Stop"
+        while occlusion.scan.description == "Stop":
+            await asyncio.sleep(0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(occlusion._viewer, "scan", short_of_memory)
+        asyncio.run(watched())
+    assert "MemoryError: too &lt;large&gt;" in occlusion.message.value
+    assert occlusion.maps is None
+    asyncio.run(watched())
+    assert occlusion.maps.probability.shape == (21, 21)
+    assert occlusion.message.value == ""
+
+
+def test_a_stopped_scan_does_not_end_the_one_begun_after_it(occlusion):
+    async def hasty():
+        occlusion.scan.click()
+        while occlusion.maps is None:
+            await asyncio.sleep(0)
+        for _ in range(2):
+            occlusion.scan.click()  # stop, and begin again
+        await asyncio.sleep(0)
+        assert occlusion.scan.description == "Stop"
+        while occlusion.scan.description == "Stop":
+            await asyncio.sleep(0)
+
+    asyncio.run(hasty())
+    assert occlusion.maps.probability.shape == (21, 21)
+
+
 def test_the_python_of_a_scan_gives_its_maps(occlusion, narrow, monkeypatch):
     monkeypatch.setattr("zfcore.model.load", lambda name: narrow)
     for fill in ("white", "blur"):

@@ -596,7 +596,7 @@ class Nine:
         number = gallery.about.get("n")
         return cls(wall.name, wall.path, feature, wall.hits[feature], projections, patches, number)
 
-    def words(self) -> list[str | None]:
+    def words(self) -> list[str]:
         """What each hit is, for those who do not see it."""
         told = enumerate(self.hits, 1)
         return [

@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import torch
@@ -175,6 +175,9 @@ def maximize(
         this size do not pass; the gradient is not finite.
     """
     channels, seeds = _listed(channel, "channel"), _listed(seed, "seed")
+    known = [field.name for field in fields(Recipe)]
+    for name in changes.keys() - set(known):
+        raise ValueError(f"no setting {name!r}; a recipe has: {', '.join(known)}")
     recipe = replace(recipe, **changes)
     if len(seeds) not in (1, len(channels)):
         raise ValueError(f"{len(seeds)} seeds for {len(channels)} channels; give one, or one for each")

@@ -276,20 +276,22 @@ def maximization_html(
     viewer: Viewer,
     pictures: Mapping[str, Picture],
     start: Climbed,
+    shown: str,
     snippet: str,
     seed: int = 0,
     source: Mapping | None = None,
 ) -> str:
     """The maximisation explorer as one piece of HTML; parameters and result as of :func:`explorer_html`.
 
-    It opens with the ascent ``start``; the next one starts from noise of ``seed``, or from a photograph.
+    It opens with the ascent ``start``; the next one starts from noise of ``seed``, or from a photograph, of
+    which ``shown`` is the chosen one.
     """
     classes = len(viewer.card["labels"]) if viewer.classifier and viewer.card.get("labels") else 0
     of_class = start.path == CLASSES
     state = {
         "recipe": asdict(REGULARISED) | {"delta": DELTA},
         "befores": {path: viewer.before(path) for path in viewer.layers.values()},
-        "result": viewer.net.layers[-1],
+        "result": viewer.net.trace.result if classes else None,
         "most": MOST_STEPS,
         "start": {
             "path": start.path,
@@ -300,7 +302,6 @@ def maximization_html(
         },
     }
     body = climbed_html(viewer, start, climb_controls(viewer, start, classes))
-    shown = next(iter(pictures))
     return _shell_html("maximization", viewer, pictures, shown, snippet, source, state, body)
 
 

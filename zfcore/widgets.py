@@ -418,7 +418,9 @@ class OcclusionExplorer(_Explorer):
         for control in (self.row, self.column):
             control.observe(lambda _: self._unless_busy(self._show), "value")
         words = (markup.WORDS[name] for name in ("scan", "stop"))
-        self._scanning = _Work(self.scan, *words, self._scan, alone=lambda: asyncio.run(self._scan()))
+        self._scanning = _Work(
+            self.scan, *words, self._scan, alone=lambda: asyncio.run(self._scan()), tell=self._tell
+        )
         return [[self.photograph, self.target, self.fill], [self.row, self.column, self.size, self.scan]]
 
     def _looked(self) -> None:
@@ -828,9 +830,8 @@ class MaximizationExplorer(_Explorer):
         """Python that climbs from noise as far, by the regularisers that are on."""
         recipe = self._recipe()
         names = ("l2", "tv", "jitter", "scale", "rotation", "frequency")
-        path = self._viewer.net.layers[-1] if self._path() == markup.CLASSES else self._path()
         return page.snippet(self._weights, page.MAXIMIZATION_SNIPPET).format(
-            path=path,
+            path=self._climbs(),
             channel=self._channel(),
             position=self._part(),
             seed=self._seed,
@@ -845,7 +846,7 @@ class MaximizationExplorer(_Explorer):
 
     def _twin(self, viewer: Viewer, shown: str, source: Mapping | None) -> str:
         snippet = page.snippet(self._weights, page.MAXIMIZATION_SNIPPET)
-        return page.maximization_html(viewer, self._shipped, self.climbed, snippet, self._seed, source)
+        return page.maximization_html(viewer, self._shipped, self.climbed, shown, snippet, self._seed, source)
 
     # -------------------------------------------------------------------------- the widgets
     def _controls(self) -> list[list[ipywidgets.Widget]]:
@@ -878,7 +879,9 @@ class MaximizationExplorer(_Explorer):
         for control in (self.feature, self.target, self.position):
             control.observe(lambda _: self._unless_busy(self._from_noise), "value")
         words = (markup.WORDS[name] for name in ("climb", "pause"))
-        self._climbing = _Work(self.climb, *words, self._climb, alone=lambda: self.run(self.most))
+        self._climbing = _Work(
+            self.climb, *words, self._climb, alone=lambda: self.run(self.most), tell=self._tell
+        )
         self.noise.on_click(lambda _: self._other_noise())
         self.from_photograph.on_click(lambda _: self._looked())
         return [
@@ -889,6 +892,10 @@ class MaximizationExplorer(_Explorer):
 
     def _path(self) -> str:
         return self._viewer.layers.get(self.layer.value, markup.CLASSES)
+
+    def _climbs(self) -> str:
+        """The layer as a trace calls it, the classes' too."""
+        return self._viewer.net.trace.result if self._path() == markup.CLASSES else self._path()
 
     def _channel(self) -> int:
         return self.target.value if self._path() == markup.CLASSES else self.feature.value
@@ -953,8 +960,7 @@ class MaximizationExplorer(_Explorer):
 
     def _prepare(self) -> None:
         """Climb on from here by the recipe as it is now."""
-        path = self._viewer.net.layers[-1] if self._path() == markup.CLASSES else self._path()
-        aim = (path, [self._channel()], self._part(), "logit", REGULARISED.wake)
+        aim = (self._climbs(), [self._channel()], self._part(), "logit", REGULARISED.wake)
         answer = Answer(self._viewer.net.trace, *aim)
         seed = self._seed + len(self._history)  # other moves than those so far
         self._steps = ascend(answer, self._picture[None], self._recipe(), [seed])
@@ -980,7 +986,8 @@ class MaximizationExplorer(_Explorer):
 class _Work:
     """Long work that a button begins and ends, and whose name says which; it lets the reader's hand in.
 
-    Where no event loop runs nobody is there to stop it, and ``alone`` does it at once.
+    Where no event loop runs nobody is there to stop it, and ``alone`` does it at once. Work that fails ends
+    itself, and its reader is told.
     """
 
     def __init__(
@@ -990,8 +997,10 @@ class _Work:
         end: str,
         work: Callable[[], Coroutine],
         alone: Callable[[], None],
+        tell: Callable[[str], None],
     ):
         self._button, self._begin, self._end, self._work, self._alone = button, begin, end, work, alone
+        self._tell = tell
         self._task: asyncio.Task | None = None
         button.on_click(lambda _: self._begin_or_end())
 
@@ -1008,9 +1017,14 @@ class _Work:
         self._button.description = self._end
 
     async def _to_the_end(self) -> None:
-        await self._work()
-        self._task = None
-        self._button.description = self._begin
+        try:
+            await self._work()
+        except Exception as problem:  # a task's own would reach nobody
+            self._tell(f"This could not be done to the end: {type(problem).__name__}: {problem}")
+        finally:
+            if self._task is asyncio.current_task():  # else it was stopped, and another may run
+                self._task = None
+                self._button.description = self._begin
 
     def stop(self) -> None:
         """End it, if it runs."""

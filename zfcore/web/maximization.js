@@ -11,8 +11,8 @@
  *             ReLU rectifies; `position` is "map" or "middle" */
 /** @typedef {"l2" | "tv" | "jitter" | "turn" | "frequency"} Switch */
 /** @typedef {State & {start: {photograph: string, path: string, feature: number, target: number, position: string, seed: number},
- *             recipe: Recipe, befores: Record<string, string>, result: string, most: number}} MaximizationState `result` is
- *             Python's name of the layer that the page calls logits */
+ *             recipe: Recipe, befores: Record<string, string>, result: string | null, most: number}} MaximizationState
+ *             `result` is Python's name of the layer that the page calls logits, if it offers classes */
 
 const STILL = { down: 0, right: 0, scale: 1, rotation: 0 };
 
