@@ -371,6 +371,27 @@ def test_the_photographs_strongest_crops_are_cut_and_projected_in_the_page(featu
             assert abs(projected[n] - wanted.projections[n]).mean() <= 12
 
 
+def test_crops_that_did_not_arrive_are_asked_for_again_by_the_next_click(browser, file, tmp_path):
+    page, scripts = tmp_path / "damaged.html", "<script>(() => {"
+    damage = """<script>
+        const [crops] = Object.keys(zfcore.parts).filter(name => name.startsWith("crops-"));
+        const whole = zfcore.parts[crops];
+        zfcore.parts[crops] = "AAAA";
+    </script>"""
+    before, begins, after = file.read_text(encoding="utf-8").rpartition(scripts)
+    page.write_text(before + damage + begins + after, encoding="utf-8")
+    reader = Reader(browser)
+    tab = reader(page)
+    explorer = tab.locator('[data-explorer="feature"]')
+    explorer.locator(".zf-problem").wait_for()
+    tab.evaluate("zfcore.parts[crops] = whole")
+    explorer.get_by_role("button", name="Next").click()
+    explorer.locator('[data-nine="cropProjections"][aria-busy="false"]').wait_for()
+    assert nine(explorer, "crops")
+    assert explorer.locator(".zf-problem").count() == 0
+    reader.close()
+
+
 def test_the_next_the_previous_any_and_the_nearest_feature_are_found(features):
     number = features.locator('[data-choice="feature"]')
     for name, wanted in (("Next", "5"), ("Previous", "4"), ("Previous", "3")):

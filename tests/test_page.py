@@ -51,6 +51,19 @@ def small(seed=0):
     return model.half().float()
 
 
+class Aside(nn.Module):
+    """A network with a layer after its logits that it does not return."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        logits = self.network(x)
+        logits.exp()
+        return logits
+
+
 @pytest.fixture(scope="module")
 def viewer():
     return Viewer(small(), CARD, {"layer 1": "1", "layer 2": "5", "layer 3": "8"})
@@ -504,6 +517,49 @@ def test_a_picture_of_48_megapixels_is_read_while_the_page_answers(opened, explo
     assert opened.evaluate("() => { clearInterval(window.clock); return window.ticks; }") >= 5
 
 
+CAMERA = """canvas => {
+    const draw = canvas.getContext('2d');
+    draw.fillRect(0, 0, 90, 60);
+    const stream = canvas.captureStream();
+    window.clock = setInterval(() => draw.fillRect(0, 0, 90, 60), 20);
+    window.tracks = stream.getTracks();
+    Object.defineProperty(
+        navigator, 'mediaDevices', {configurable: true, value: {getUserMedia: async () => stream}});
+}"""
+
+
+@pytest.fixture
+def camera(opened):
+    """A canvas in the place of the reader's camera; the button, and whether the camera is still on."""
+    canvas = opened.evaluate_handle(
+        "Object.assign(document.createElement('canvas'), {width: 90, height: 60})"
+    )
+    canvas.evaluate(CAMERA)
+    on = "window.tracks.some(track => track.readyState === 'live')"
+    yield opened.locator('[data-do="camera"]'), lambda: opened.evaluate(on)
+    opened.evaluate("() => { clearInterval(window.clock); delete navigator.mediaDevices; }")
+
+
+def test_the_camera_is_off_again_once_a_picture_is_taken(opened, explorer, camera):
+    button, on = camera
+    button.dispatch_event("click")
+    opened.get_by_role("button", name="Take the picture").click()
+    explorer.locator('[data-photograph="camera.png"][aria-pressed="true"]').wait_for()
+    drawn(explorer)
+    assert not on()
+
+
+def test_the_camera_is_off_again_where_its_picture_cannot_be_shown(opened, explorer, camera):
+    button, on = camera
+    assert on()
+    video = explorer.locator("video")
+    video.evaluate("video => { video.play = () => Promise.reject(new Error('this cannot be played')); }")
+    button.dispatch_event("click")
+    explorer.locator(".zf-problem", has_text="this cannot be played").wait_for()
+    assert not on()
+    assert video.evaluate("video => { delete video.play; return video.srcObject; }") is None
+
+
 def test_the_picture_can_be_saved_and_its_python_copied(opened, explorer):
     choose(explorer, "coffee", "5", feature=7, row=2, column=9)
     with opened.expect_download() as saving:
@@ -602,6 +658,37 @@ def test_a_network_inside_a_page_waits_for_a_click_where_its_runtime_has_yet_to_
     assert not tab.workers
     assert [url for url in reader.asked if not url.startswith("data:")] == [file.as_uri()]
     reader.close()
+
+
+COUNT = """
+    window.left = {workers: 0, addresses: 0};
+    window.Worker = class extends Worker {
+        constructor(program) { super(program); window.left.workers++; }
+        terminate() { super.terminate(); window.left.workers--; }
+    };
+    const {createObjectURL, revokeObjectURL} = URL;
+    URL.createObjectURL = blob => { window.left.addresses++; return createObjectURL(blob); };
+    URL.revokeObjectURL = address => { window.left.addresses--; revokeObjectURL(address); };
+"""
+
+
+@pytest.mark.parametrize(("found", "told"), [(None, "did not arrive"), ("AAAA", "")], ids=["none", "damaged"])
+def test_a_network_that_does_not_start_leaves_nothing_behind(browser, html, tmp_path, found, told):
+    listing = assets.assets_script({assets.RUNTIME: {"runtime.0.js": "x" * 5_000_000}})
+    piece = f'zfcore.parts["runtime.0.js"] = "{found}";' if found else ""
+    file = tmp_path / "broken.html"
+    file.write_text(
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>broken</title><script>{COUNT}</script>'
+        f"{html}<script>{listing}{piece}{assets.script()}</script>", encoding="utf-8",
+    )  # fmt: skip
+    context = browser.new_context(offline=True)
+    tab = context.new_page()
+    tab.goto(file.as_uri())
+    for _ in range(2):
+        tab.get_by_role("button", name="Start the network").click()
+        tab.locator(".zf-problem", has_text=told).wait_for()
+        assert tab.evaluate("window.left") == {"workers": 0, "addresses": 0}
+    context.close()
 
 
 def test_two_explorers_on_a_page_share_one_network_and_nothing_else(browser, html, tmp_path):

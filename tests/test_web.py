@@ -155,6 +155,14 @@ def test_a_field_is_cut_out_row_by_row(javascript):
 
 
 # ------------------------------------------------------------------------------ beside the network
+def test_a_number_reads_as_in_python(javascript):
+    draws = np.random.default_rng(5)
+    numbers = [0, 1, 12, 100, 1234, 999.4, 999.6, 1e-4, 9.999e-5, 99995e-9, 1e21, -1234.5, -0.00123]
+    numbers += (draws.normal(size=400) * 10 ** draws.uniform(-12, 12, 400)).tolist()
+    found = javascript("return given.numbers.map(digits);", numbers=numbers)
+    assert found == [f"{number:.3g}" for number in numbers]
+
+
 def test_probabilities_are_the_softmax(javascript):
     logits = np.random.default_rng(3).normal(scale=30, size=40).astype(np.float32)
     found = javascript(

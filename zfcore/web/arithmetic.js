@@ -1,6 +1,13 @@
 // @ts-check
 /* What the page computes itself, beside the network: as in `zfcore.occlusion` and `zfcore.invariance`. */
 
+/** Three digits, as Python's `.3g`. @param {number} value */
+function digits(value) {
+  const [mantissa, power] = value.toExponential(2).split("e").map(Number);
+  if (!(power < -4 || power > 2)) return String(Number(value.toPrecision(3)));
+  return `${mantissa}e${power < 0 ? "-" : "+"}${String(Math.abs(power)).padStart(2, "0")}`;
+}
+
 /** @param {Float32Array} logits */
 function softmax(logits) {
   const top = logits.reduce((a, b) => Math.max(a, b));

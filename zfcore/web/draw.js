@@ -1,5 +1,5 @@
 // @ts-check
-/* Numbers as pixels: the same as `figures.stretch`, `page.colour_map` and `page.contact_sheet` give in Python. */
+/* Numbers as pixels: the same as `figures.stretch`, `view.colour_map` and `view.contact_sheet` give in Python. */
 
 /** @typedef {{width: number, height: number, pixels: Uint8ClampedArray}} Raster 8-bit RGB, row by row */
 /** @typedef {{left: number, top: number, right: number, bottom: number}} Field in pixels; the last two are beyond it */

@@ -18,9 +18,6 @@ const SIDE = 384; // pixels a side of a reader's photograph as it is shown
 /** Fill `{name}` in a template of Python's. @param {string} template @param {Record<string, unknown>} values */
 const fill = (template, values) => template.replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
 
-/** Three digits, as Python's `.3g`. @param {number} value */
-const digits = (value) => String(Number(value.toPrecision(3)));
-
 /** @param {number} probability */
 const percent = (probability) => (probability >= 0.005 ? `${Math.round(100 * probability)} %` : "< 1 %");
 
@@ -442,19 +439,22 @@ class Explorer {
     } catch (problem) {
       throw new Error(fill(this.state.words.nocamera, { problem: inWords(problem) }));
     }
-    video.srcObject = stream;
-    await video.play();
-    dialog.returnValue = "";
-    dialog.showModal();
-    await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
-    if (dialog.returnValue === "take") {
-      const { canvas, context } = canvasOf(video.videoWidth, video.videoHeight);
-      context.drawImage(video, 0, 0);
-      const blob = await new Promise((/** @type {(blob: Blob | null) => void} */ resolve) => canvas.toBlob(resolve));
-      if (blob) await this.take(blob, "camera.png");
+    try {
+      video.srcObject = stream;
+      await video.play();
+      dialog.returnValue = "";
+      dialog.showModal();
+      await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
+      if (dialog.returnValue === "take") {
+        const { canvas, context } = canvasOf(video.videoWidth, video.videoHeight);
+        context.drawImage(video, 0, 0);
+        const blob = await new Promise((/** @type {(blob: Blob | null) => void} */ resolve) => canvas.toBlob(resolve));
+        if (blob) await this.take(blob, "camera.png");
+      }
+    } finally {
+      for (const track of stream.getTracks()) track.stop();
+      video.srcObject = null;
     }
-    for (const track of stream.getTracks()) track.stop();
-    video.srcObject = null;
   }
 
   async #save() {

@@ -83,7 +83,10 @@ class Crops {
   /** The strongest crops of a feature, each as the network takes it.
    *  @param {string} path @param {number} feature @param {Card & {mean: Float32Array | undefined}} card @returns {Promise<Crop[]>} */
   async nine(path, feature, card) {
-    this.#found ??= filesOf(this.asset).then((files) => ({ files, ...jsonOf(files.get("crops.json")) }));
+    if (!this.#found) {
+      this.#found = filesOf(this.asset).then((files) => ({ files, ...jsonOf(files.get("crops.json")) }));
+      this.#found.catch(() => (this.#found = undefined)); // so that another click tries again
+    }
     const { files, names, hits } = await this.#found;
     const side = card.input_size;
     return Promise.all((hits[path]?.[feature] ?? []).map(async ([of, top, left, length, y, x, value, above, before, high, wide]) => {

@@ -34,9 +34,16 @@ class Network {
     let done = 0;
     const arrived = (/** @type {number} */ bytes) => progress((done += bytes), of);
     progress(0, of);
-    const network = new Network();
     const parts = { runtime: await pieces(RUNTIME, arrived), network: await pieces(name, arrived) };
-    return Object.assign(network, await network.ask("start", parts));
+    const network = new Network();
+    try {
+      return Object.assign(network, await network.ask("start", parts));
+    } catch (problem) {
+      network.#worker.terminate();
+      throw problem;
+    } finally {
+      URL.revokeObjectURL(network.#program); // the worker has read it
+    }
   }
 
   // What the network's files say; there once `load` is done.
@@ -51,11 +58,10 @@ class Network {
   #waiting = [];
   /** @type {Task | undefined} */
   #running;
-  #worker;
+  #program = URL.createObjectURL(new Blob([`${unpack};(${networkWorker})()`], { type: "text/javascript" }));
+  #worker = new Worker(this.#program);
 
   constructor() {
-    const program = URL.createObjectURL(new Blob([`${unpack};(${networkWorker})()`], { type: "text/javascript" }));
-    this.#worker = new Worker(program);
     this.#worker.onmessage = ({ data }) => this.#answered(data);
     this.#worker.onerror = (event) => {
       event.preventDefault();
