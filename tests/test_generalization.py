@@ -84,12 +84,12 @@ def test_accuracy_is_the_mean_over_classes_not_pictures():
 
 
 def test_a_paired_interval_is_wider_than_the_spread_of_independent_runs():
-    found = paired([60, 61, 62, 63, 64.0], [50, 50, 52, 52, 54.0])
+    found = paired([60, 61, 62, 63, 64.0], [50, 50, 52, 52, 54.0], ratio=0.97)
     assert found.mean == pytest.approx(10.4)
-    half = 2.7764 * found.deviation * (1 / 5 + 1) ** 0.5  # Nadeau & Bengio, eq. 5, with t of four degrees
+    half = 2.7764 * found.deviation * (1 / 5 + 0.97) ** 0.5  # Nadeau & Bengio, eq. 5, with t of four degrees
     assert found.interval == pytest.approx((10.4 - half, 10.4 + half), abs=1e-3)
     with pytest.raises(ValueError, match="two at least"):
-        paired([1.0], [2.0])
+        paired([1.0], [2.0], 1)
 
 
 # ------------------------------------------------------------------------------ average precision
@@ -211,8 +211,20 @@ def test_unknown_rows_are_told_with_the_known_ones():
         rows_of("table9")
     with pytest.raises(ValueError, match="fig7 has no row scratch; it has: pretrained, layer 7"):
         rows_of("fig7", ["scratch"])
-    with pytest.raises(ValueError, match="table5 is not of caltech101"):
-        reproduce("table5", Transfer("caltech101"))
+
+
+@pytest.mark.parametrize(
+    ("target", "data"),
+    [("table5", "caltech101"), ("table6", "voc2007"), ("table3", "caltech256"), ("table4", "caltech101")],
+)
+def test_a_table_of_other_data_is_refused(target, data):
+    with pytest.raises(ValueError, match=f"{target} is not of {data}; Table 3 is of caltech101"):
+        reproduce(target, Transfer(data))
+
+
+def test_no_duplicates_are_known_of_voc():
+    with pytest.raises(ValueError, match="Table 5 is run with every picture; leave --drop-duplicates away"):
+        reproduce("table5", Transfer("voc2007", duplicates="dropped"))
 
 
 def write_source(path, architecture="zfnet-64", **options):
@@ -256,6 +268,34 @@ def test_a_row_is_recorded_once_and_skipped_then(transfer):
     reproduce("table6", transfer, ["svm(5)", "softmax(7)"], (0, 1), again.append)
     assert all("is in the ledger" in line for line in again)
     assert entries == read("table6", transfer.results)["entries"]
+
+
+def test_other_pictures_are_another_entry(transfer):
+    reproduce("table6", transfer, ["softmax(7)"], (0,), lambda line: None)
+    transfer.__dict__["pictures"] = patches("train").shard(1, 10)
+    said = []
+    reproduce("table6", transfer, ["softmax(7)"], (0,), said.append)
+    [entry] = read("table6", transfer.results)["entries"]
+    assert entry["data_sha256"] == transfer.pictures.sha256
+    assert not any("is in the ledger" in line for line in said)
+
+
+def test_no_test_picture_is_seen_by_a_training_from_scratch(transfer, monkeypatch):
+    seen, split = [], transfer.split(0)
+
+    class SeenError(Exception):
+        pass
+
+    def watch(network, pictures, validation, *arguments, **options):
+        seen.extend((pictures, validation))
+        raise SeenError
+
+    monkeypatch.setattr(generalization, "train", watch)
+    with pytest.raises(SeenError):
+        reproduce("table3", transfer, ["scratch"], (0,), lambda line: None)
+    tests = {picture.numpy().tobytes() for picture in transfer.pictures.take(split.test).pixels}
+    for pictures in seen:
+        assert not tests & {picture.numpy().tobytes() for picture in pictures.pixels}
 
 
 def test_features_of_other_weights_are_made_again(transfer):
@@ -376,7 +416,14 @@ def test_dropped_duplicates_want_a_ledger_of_duplicates(transfer):
 # ------------------------------------------------------------------------------ what is told
 def test_rows_are_compared_over_the_splits_that_both_have():
     entries = [
-        {"row": row, "seed": s, "values": {"accuracy": a}, "config": {"per class": 30}}
+        {
+            "row": row,
+            "seed": s,
+            "values": {"accuracy": a},
+            "config": {"per class": 30},
+            "data": "caltech101",
+            "n": 2945,
+        }
         for row, found in (("a", [60, 62, 61]), ("b", [50, 51, 50, 90]))
         for s, a in enumerate(found)
     ]
@@ -384,7 +431,10 @@ def test_rows_are_compared_over_the_splits_that_both_have():
     assert compare(entries, "a", "b").mean == pytest.approx(32 / 3)
     assert in_words(compare(entries, "a", "b"), "a", "b").startswith("a is above b by 10.7 points")
     assert in_words(compare(entries, "a", "c"), "a", "c") == "a against c: **not run yet**"
-    assert "cannot be told apart" in in_words(paired([1, 3.0], [2, 2.0]), "a", "b")
+    assert "cannot be told apart" in in_words(paired([1, 3.0], [2, 2.0], 1), "a", "b")
+    assert compare(entries, "a", "b").interval == paired([60, 62, 61], [50, 51, 50], 2945 / 3030).interval
+    with pytest.raises(ValueError, match="several entries of a split"):
+        accuracies([*entries, {**entries[0], "values": {"accuracy": 1}}], "a")
     assert (spread([]), spread([5.0]), spread([5.0, 7.0])) == ("–", "5.0 (one split)", "6.0 ± 1.4")
 
 

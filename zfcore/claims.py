@@ -56,7 +56,7 @@ from zfcore.evidence import (
     minus,
 )
 from zfcore.evolution import convergence, jumps
-from zfcore.generalization import LAYERS, accuracies, paired
+from zfcore.generalization import LAYERS, accuracies, paired, test_to_training
 from zfcore.ledger import RESULTS, LedgerError, find, outcomes
 from zfcore.model import untrained
 from zfcore.reproduce import Experiment, first_layers
@@ -682,8 +682,11 @@ def _more_maps(e: Evidence):
 
 
 # ------------------------------------------------------------------------------ §5.2, §5.3: other data
-def _splits(e: Evidence, ledger: str, row: str, **config: Any) -> dict[int, float]:
-    """The accuracy of every split of a row, two at least; with the pictures that the source has as well."""
+def _splits(e: Evidence, ledger: str, row: str, **config: Any) -> tuple[dict[int, float], float]:
+    """The accuracy of every split of a row, two at least, and how many test pictures come on a training one.
+
+    With the pictures that the source has as well.
+    """
     config = {"duplicates": "kept", **config}
     found = find(ledger, e.folder, row, data="caltech101", **config)
     each = accuracies(found, row, **config)
@@ -691,13 +694,13 @@ def _splits(e: Evidence, ledger: str, row: str, **config: Any) -> dict[int, floa
         command = ["zfcore", "reproduce", ledger, "--data", "caltech101", "--row", row]
         raise NotRunError(f"{ledger}, {row}", shlex.join(command))
     e.read(ledger, *found)
-    return each
+    return each, test_to_training(found[0], config["per class"])
 
 
-def _gap(label: str, a: dict[int, float], b: dict[int, float], **asked: Any) -> Number:
+def _gap(label: str, a: dict[int, float], b: dict[int, float], ratio: float, **asked: Any) -> Number:
     """a − b over the splits that both have; the interval is Nadeau and Bengio's."""
     both = sorted(a.keys() & b.keys())
-    difference = paired([a[n] for n in both], [b[n] for n in both])
+    difference = paired([a[n] for n in both], [b[n] for n in both], ratio)
     return measured(label, difference.mean, *difference.interval, **asked)
 
 
@@ -705,14 +708,15 @@ def _gap(label: str, a: dict[int, float], b: dict[int, float], **asked: Any) -> 
 def _pretrained_beats_scratch(e: Evidence):
     for size in (15, 30):
         config = {"background": False, "per class": size}
-        own = _splits(e, "table3", "pretrained, layer 7", **config)
-        yield _gap(f"{size} per class", own, _splits(e, "table3", "scratch", **config), wanted=1)
+        own, ratio = _splits(e, "table3", "pretrained, layer 7", **config)
+        scratch, _ = _splits(e, "table3", "scratch", **config)
+        yield _gap(f"{size} per class", own, scratch, ratio, wanted=1)
 
 
 @_tests(30)
 def _few_suffice(e: Evidence):
     # "Suffice" is a comparison with features that were not learned from other pictures and have ten times as
-    # many of these, the paper's factor.
+    # many of these, the paper's factor. Splits overlap by the larger of the two training sets.
     best = {}
     for kind, size in (("pretrained", 3), ("random", 30)):
         rows = []
@@ -725,7 +729,7 @@ def _few_suffice(e: Evidence):
             e.read("fig7", *found)
             rows.append({entry["seed"]: _on_curve(entry, size) for entry in found})
         best[kind] = max(rows, key=lambda each: sum(each.values()) / len(each))
-    yield _gap("", best["pretrained"], best["random"], wanted=1)
+    yield _gap("", best["pretrained"], best["random"], test_to_training(found[0], size), wanted=1)
     yield "rival", {}
 
 
@@ -750,7 +754,8 @@ def _rises_with_layer(e: Evidence):
             missing = missing or lacking
     for below, above in pairwise(LAYERS):
         if below in found and above in found:
-            yield _gap(f"{above} minus {below}", found[above], found[below], wanted=1)
+            (a, ratio), (b, _) = found[above], found[below]
+            yield _gap(f"{above} minus {below}", a, b, ratio, wanted=1)
     if missing:
         raise missing
 
@@ -759,8 +764,9 @@ def _rises_with_layer(e: Evidence):
 def _heads_alike(e: Evidence):
     config = {"background": False, "per class": 30}
     for layer in (5, 7):
-        svm, softmax = (_splits(e, "table6", f"{head}({layer})", **config) for head in ("svm", "softmax"))
-        yield _gap(f"layer {layer}", svm, softmax, wanted=0, margin=ALIKE)
+        svm, ratio = _splits(e, "table6", f"svm({layer})", **config)
+        softmax, _ = _splits(e, "table6", f"softmax({layer})", **config)
+        yield _gap(f"layer {layer}", svm, softmax, ratio, wanted=0, margin=ALIKE)
 
 
 @_tests(33)

@@ -109,6 +109,7 @@ TABLE6 = {
 #: per class the text says only that they beat 55.2.
 FIG7 = {15: 65.7, 30: 70.6, 45: 72.7, 60: 74.2}
 
+CATEGORIES = {"caltech101": 101, "caltech256": 256}
 BACKGROUND = {"caltech101": "BACKGROUND_Google", "caltech256": "257.clutter"}
 SIZES = {"caltech256": (15, 30, 45, 60)}  # of the tables; 15 and 30 elsewhere
 CURVE = (1, 2, 3, 5, 7, 10, 15, 20, 25, 30, 45, 60)
@@ -184,12 +185,12 @@ class Paired:
     interval: tuple[float, float]
 
 
-def paired(a: Sequence[float], b: Sequence[float], ratio: float = 1.0) -> Paired:
+def paired(a: Sequence[float], b: Sequence[float], ratio: float) -> Paired:
     """a minus b, split by split.
 
     Splits draw from the same pictures, so their spread alone would make the interval far too short. It is
     widened as Nadeau and Bengio found: the variance of the mean of J splits is taken as
-    s² (1/J + ``ratio``), the ratio being that of test to training pictures.
+    s² (1/J + ``ratio``), the ratio being that of test to training pictures (:func:`test_to_training`).
 
     Raises ``ValueError`` for other than two or more pairs.
     """
@@ -199,6 +200,12 @@ def paired(a: Sequence[float], b: Sequence[float], ratio: float = 1.0) -> Paired
     mean, deviation = statistics.fmean(differences), statistics.stdev(differences)
     half = float(stats.t.ppf(0.975, len(a) - 1)) * deviation * math.sqrt(1 / len(a) + ratio)
     return Paired(mean, deviation, (mean - half, mean + half))
+
+
+def test_to_training(entry: Mapping[str, Any], per_class: int) -> float:
+    """How many test pictures an entry of Caltech has for each training picture, of so many per class."""
+    classes = CATEGORIES[entry["data"]] + bool(entry["config"].get("background"))
+    return entry["n"] / (classes * per_class)
 
 
 def average_precision(scores: Tensor, truth: Tensor, rule: str) -> float:
@@ -414,10 +421,14 @@ def reproduce(
         The data are not on this machine; the message says how to get them.
     """
     chosen = rows_of(target, rows)
-    if transfer.data.startswith("voc") != (target == "table5"):
+    foreign = {"table3": "caltech256", "table4": "caltech101"}.get(target) == transfer.data
+    if foreign or transfer.data.startswith("voc") != (target == "table5"):
         raise ValueError(
-            f"{target} is not of {transfer.data}; Table 5 is of voc2007, voc2012, the others of Caltech"
+            f"{target} is not of {transfer.data}; Table 3 is of caltech101, Table 4 of caltech256, "
+            "Table 5 of voc2007 and voc2012, Table 6 and Fig. 7 of either Caltech"
         )
+    if target == "table5" and transfer.duplicates == "dropped":
+        raise ValueError("Table 5 is run with every picture; leave --drop-duplicates away")
     if target == "table5":
         for row in chosen:
             _voc_row(transfer, row, say)
@@ -448,11 +459,17 @@ def _config(transfer: Transfer, **more: Any) -> dict[str, Any]:
 
 
 def _is_recorded(
-    transfer: Transfer, target: str, row: str, seed: int | None, config: dict, weights: str | None
+    transfer: Transfer,
+    target: str,
+    row: str,
+    seed: int | None,
+    config: dict,
+    weights: str | None,
+    sha256: str,
 ) -> bool:
-    """Whether the ledger has it of the same weights (None: whichever they are)."""
+    """Whether the ledger has it of the same pictures and the same weights (None: whichever they are)."""
     return any(
-        weights is None or entry["weights_sha256"] == weights
+        entry["data_sha256"] == sha256 and weights in (None, entry["weights_sha256"])
         for entry in find(target, transfer.results, row, seed, transfer.data, **config)
     )
 
@@ -494,10 +511,12 @@ def _heads(
     for background in lines:
         shared = _config(transfer, head=head, layer=layer, background=background)
         configs = [shared] if target == "fig7" else [shared | {"per class": k} for k in sizes]
-        if all(_is_recorded(transfer, target, row, number, config, weights) for config in configs):
+        pictures = transfer.pictures
+        of_these = weights, pictures.sha256
+        if all(_is_recorded(transfer, target, row, number, config, *of_these) for config in configs):
             say(f"{target}, {row}, split {number}{', with background' * background}: is in the ledger")
             continue
-        pictures, split = transfer.pictures, transfer.split(number, background)
+        split = transfer.split(number, background)
         x = transfer.features(kind, together[kind], pictures.pixels, pictures.sha256)[layer]
         labels, tests = pictures.labels, (x[split.test], pictures.labels[split.test])
         curve, begin = {}, time.monotonic()
@@ -580,15 +599,19 @@ def strongest_maps(
 
 
 def _from_scratch(transfer: Transfer, target: str, number: int, say: Callable[[str], None]) -> None:
-    """The same network, all of it learned from the split's training pictures; one entry for each size."""
+    """The same network, all of it learned from the split's training pictures; one entry for each size.
+
+    What is watched while it trains are training pictures too: no test picture may decide when a rate falls.
+    """
     _, card = transfer.source
     for k in transfer.sizes:
         config = _config(transfer, recipe=transfer.recipe.name, epochs=transfer.epochs)
         config |= {"background": False, "per class": k}
-        if _is_recorded(transfer, target, "scratch", number, config, None):
+        pictures = transfer.pictures
+        if _is_recorded(transfer, target, "scratch", number, config, None, pictures.sha256):
             say(f"{target}, scratch, split {number}, {k} per class: is in the ledger")
             continue
-        pictures, split = transfer.pictures, transfer.split(number)
+        split = transfer.split(number)
         labels = pictures.labels[split.test].unique()  # sorted; a network's outputs are their positions
 
         def part(
@@ -606,7 +629,7 @@ def _from_scratch(transfer: Transfer, target: str, number: int, say: Callable[[s
         folder = Path(transfer.out) / "scratch" / name
         say(f"{target}, scratch, split {number}, {k} per class: in {folder}")
         run = train(
-            network_of(own), mine, tests.shard(0, min(10, len(tests))), transfer.recipe,
+            network_of(own), mine, mine.shard(0, min(10, len(mine))), transfer.recipe,
             input_size=card["input_size"], epochs=transfer.epochs, seed=number, device=transfer.device,
             folder=folder, progress=transfer.progress,
         )  # fmt: skip
@@ -635,11 +658,12 @@ def _voc_row(transfer: Transfer, row: str, say: Callable[[str], None]) -> None:
     rule = "11-point" if year < 2010 else "area"
     learn, judge = ("trainval", "test") if year == 2007 else ("train", "val")
     config = _config(transfer, head=head, layer=layer, rule=rule, train=learn, test=judge)
-    if _is_recorded(transfer, "table5", row, None, config, weights):
+    start = time.monotonic()
+    known, tests = voc(year, learn, side), voc(year, judge, side)
+    sha = hashlib.sha256((known.sha256 + tests.sha256).encode()).hexdigest()
+    if _is_recorded(transfer, "table5", row, None, config, weights, sha):
         say(f"table5, {row}, {learn} to {judge}: is in the ledger")
     else:
-        start = time.monotonic()
-        known, tests = voc(year, learn, side), voc(year, judge, side)
         fitted, scores = _voc_scores(transfer, kind, layer, known, tests)
         precision = {
             name: round(100 * average_precision(scores[:, c], tests.truth[:, c], rule), 3)
@@ -648,7 +672,6 @@ def _voc_row(transfer: Transfer, row: str, say: Callable[[str], None]) -> None:
         values = {"mean": round(statistics.fmean(precision.values()), 3), "average precision": precision}
         values |= {"strength": fitted.strength, "trained on": len(known)}
         say(f"table5, {row}, {learn} to {judge}: mean average precision {values['mean']:.1f} %")
-        sha = hashlib.sha256((known.sha256 + tests.sha256).encode()).hexdigest()
         seconds = time.monotonic() - start
         _record(transfer, "table5", row, None, config, weights, values, len(tests), sha, seconds)
     if year != 2007:
@@ -690,19 +713,32 @@ def spread(accuracies: Sequence[float]) -> str:
 
 
 def accuracies(entries: Sequence[Mapping[str, Any]], row: str, **config: Any) -> dict[int, float]:
-    """The accuracy of each split of a row with this config, ``{split: %}``, among the ledger's entries."""
-    return {
-        entry["seed"]: entry["values"]["accuracy"]
-        for entry in entries
-        if entry["row"] == row and config.items() <= {key: entry["config"].get(key) for key in config}.items()
-    }
+    """The accuracy of each split of a row with this config, ``{split: %}``, among the ledger's entries.
+
+    Raises ``ValueError`` where the config does not tell two entries of a split apart.
+    """
+    found = _of_row(entries, row, config)
+    each = {entry["seed"]: entry["values"]["accuracy"] for entry in found}
+    if len(each) < len(found):
+        raise ValueError(f"{row} has several entries of a split with {config}; say which")
+    return each
 
 
-def entries_of(target: str, data: str, weights_sha256: str) -> list[dict[str, Any]]:
-    """The book's ledger entries of a target on that data, without features of other weights than these."""
+def _of_row(
+    entries: Sequence[Mapping[str, Any]], row: str, config: Mapping[str, Any]
+) -> list[Mapping[str, Any]]:
+    alike = (entry for entry in entries if entry["row"] == row)
+    return [entry for entry in alike if all(entry["config"].get(key) == config[key] for key in config)]
+
+
+def entries_of(target: str, data: str, weights_sha256: str, **config: Any) -> list[dict[str, Any]]:
+    """The book's ledger entries of a target on that data, without features of other weights than these.
+
+    ``config`` narrows them, as ``duplicates="kept"``.
+    """
     return [
         entry
-        for entry in find(target, data=data)
+        for entry in find(target, data=data, **config)
         if "layer" not in entry["config"] or entry["weights_sha256"] in (None, weights_sha256)
     ]
 
@@ -711,7 +747,11 @@ def compare(entries: Sequence[Mapping[str, Any]], a: str, b: str, **config: Any)
     """Row a minus row b over the splits that both have, as :func:`paired`; None for fewer than two."""
     ours, theirs = (accuracies(entries, row, **config) for row in (a, b))
     both = sorted(ours.keys() & theirs.keys())
-    return paired([ours[n] for n in both], [theirs[n] for n in both]) if len(both) > 1 else None
+    if len(both) < 2:
+        return None
+    first = _of_row(entries, a, config)[0]
+    ratio = test_to_training(first, first["config"]["per class"])
+    return paired([ours[n] for n in both], [theirs[n] for n in both], ratio)
 
 
 def in_words(difference: Paired | None, a: str, b: str) -> str:
