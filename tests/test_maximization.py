@@ -422,7 +422,7 @@ def test_an_explorer_climbs_until_it_is_paused(explorer):
         assert len(explorer.climbed.history) == steps
         assert explorer.climb.description == "Climb"
 
-    asyncio.run(watched())
+    asyncio.run(asyncio.wait_for(watched(), 60))
 
 
 def test_the_python_of_an_explorer_climbs_as_far(explorer, monkeypatch):
@@ -472,11 +472,11 @@ def test_an_ascent_that_fails_says_so_and_can_be_begun_again(explorer, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(explorer, "_step", lambda: maximize(small(), "8", 4, 28, step=math.nan))
-        asyncio.run(watched())
+        asyncio.run(asyncio.wait_for(watched(), 60))
     assert "ValueError: step is nan" in explorer.message.value
     assert explorer.climb.description == "Climb"
     explorer.most = 3
-    asyncio.run(watched())
+    asyncio.run(asyncio.wait_for(watched(), 60))
     assert len(explorer.climbed.history) == 3
     assert explorer.message.value == ""
 

@@ -425,10 +425,10 @@ def test_a_scan_that_fails_says_so_and_can_be_begun_again(occlusion, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(occlusion._viewer, "scan", short_of_memory)
-        asyncio.run(watched())
+        asyncio.run(asyncio.wait_for(watched(), 60))
     assert "MemoryError: too &lt;large&gt;" in occlusion.message.value
     assert occlusion.maps is None
-    asyncio.run(watched())
+    asyncio.run(asyncio.wait_for(watched(), 60))
     assert occlusion.maps.probability.shape == (21, 21)
     assert occlusion.message.value == ""
 
@@ -445,7 +445,7 @@ def test_a_stopped_scan_does_not_end_the_one_begun_after_it(occlusion):
         while occlusion.scan.description == "Stop":
             await asyncio.sleep(0)
 
-    asyncio.run(hasty())
+    asyncio.run(asyncio.wait_for(hasty(), 60))
     assert occlusion.maps.probability.shape == (21, 21)
 
 
