@@ -149,3 +149,57 @@ def test_graphs_have_a_manifest_when_all_of_it_is_written(tmp_path, full_disk):
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "forward.onnx", "project_0.onnx", "weights.bin"
     ]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------ networks and their pictures
+def test_the_training_error_of_a_network_is_that_of_its_shard(weights, tmp_path):
+    network, card = model.load(weights)
+    own = tmp_path / "own.safetensors"
+    model.save(own, network, card["mean"], card | {"shard": "1of20"})
+    judged = shell("evaluate", own, "--split", "train", "--crops", 1)
+    assert judged.exit_code == 0, judged.output
+    assert f"{len(patches('train').shard(1, 20))} train pictures of patches" in judged.output
+    judged = shell("evaluate", own, weights, "--split", "train", "--crops", 1)
+    assert judged.exit_code == 2
+    assert "trained on different shards" in " ".join(judged.output.replace("│", " ").split())
+
+
+def test_a_card_without_data_wants_them_said(weights, tmp_path):
+    network, card = model.load(weights)
+    own = tmp_path / "own.safetensors"
+    model.save(own, network, card["mean"], {key: card[key] for key in card if key != "data"})
+    judged = shell("evaluate", own, "--crops", 1)
+    assert judged.exit_code == 2
+    assert "names no data; say with --data" in " ".join(judged.output.replace("│", " ").split())
+
+
+def test_a_folder_does_not_hide_the_data_set_of_its_name(weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "patches").mkdir()
+    assert len(data.data_set("patches", "val")) == len(patches("val"))
+    with pytest.raises(FileNotFoundError, match="there is no pack"):
+        data.data_set("./patches", "val")
+
+
+def test_a_class_that_was_not_learned_cannot_be_tested(weights, tmp_path):
+    learn, test = pictures(tmp_path / "learn", cat=4, dog=4), pictures(tmp_path / "test", cat=1, dgo=1)
+    found = shell("transfer", learn, "--test", test, "--layer", "layer 5", "--weights", weights)
+    assert found.exit_code == 1
+    assert str(found.exception) == f"{test} has classes that {learn} has not: dgo"
+
+
+def test_a_table_is_not_run_by_several_processes_at_once(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused = shell("reproduce", "table2", "--data", "patches")
+    assert refused.exit_code == 2
+    assert "runs in one process" in " ".join(refused.output.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(("recipe", "alpha"), [("paper", 1e-4), ("small", 1e-2)])
+def test_the_contrast_norm_fits_the_recipes_inputs(recipe, alpha, tmp_path):
+    options = ("--data", "patches", "--shard", "0of50", "--width", 0.1, "--epochs", 1, "--workers", 0)
+    trained = shell("train", "zfnet-64", "--recipe", recipe, *options, "--out", tmp_path)
+    assert trained.exit_code == 0, trained.output
+    network, card = model.load(tmp_path / "zfnet-64.safetensors")
+    norms = [module.alpha for module in network.modules() if isinstance(module, model.ContrastNorm)]
+    assert {card["alpha"], *norms} == {alpha}

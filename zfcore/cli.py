@@ -59,6 +59,13 @@ def _or_none(why: str) -> typer.models.OptionInfo:
     return _recipe_option(why, parser=_number_or_none, metavar="NUMBER|none")
 
 
+#: Of the commands that work for long.
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(help="cuda, cuda:1, cpu. Default: cuda if there is one, else cpu (mps has no float64)."),
+]
+
+
 @app.command()
 def train(
     architecture: Annotated[str, typer.Argument(help="A name of `zfcore.model.ARCHITECTURES`.")],
@@ -156,10 +163,7 @@ def train(
     seed: Annotated[
         int, typer.Option(help="Weights, order, crops, mirroring and dropout follow from it.")
     ] = 0,
-    device: Annotated[
-        str | None,
-        typer.Option(help="cuda, cuda:1, cpu. Default: cuda if there is one, else cpu (mps has no float64)."),
-    ] = None,
+    device: DeviceOption = None,
     precision: Annotated[
         str, typer.Option(help="bf16 (autocast), float32, or auto: bf16 where the device is fast at it.")
     ] = "auto",
@@ -188,9 +192,9 @@ def train(
 
     import torch
 
-    from zfcore import data as datasets
     from zfcore import ledger
     from zfcore import model as models
+    from zfcore.data import data_set
     from zfcore.evaluate import errors
     from zfcore.fetch import DATASETS
     from zfcore.train import RECIPES, Recipe, Run
@@ -229,33 +233,30 @@ def train(
         "precision": precision,
     }
 
-    def pictures_of(split: str) -> Pictures:
-        known = datasets.PackedPictures.open if Path(data).is_dir() else datasets.data_set
-        return known(data, split)
-
     weights, folder = out / f"{architecture}.safetensors", results or ledger.RESULTS
     if weights.with_suffix(".json").exists():
         there = _complete_card(weights, card)
         if record:
             entries = ledger.find(record, folder, settings=there["settings"])
             if there["sha256"] not in [entry["weights_sha256"] for entry in entries]:
-                ledger.record(record, _entry_of_training(weights, pictures_of("val")), folder)
+                ledger.record(record, _entry_of_training(weights, data_set(data, "val")), folder)
         return
 
-    pictures, validation = pictures_of("train"), pictures_of("val")
-    pictures = pictures.shard(*shard) if shard else pictures
-    network = models.build(architecture, num_classes=len(pictures.classes), width=width)
+    pictures, validation = data_set(data, "train", card["shard"]), data_set(data, "val")
+    alpha = origin.get("alpha") if start else how.alpha
+    network = models.build(architecture, len(pictures.classes), width=width, alpha=alpha)
     if start:
         try:
             network.load_state_dict(begun.state_dict())
         except RuntimeError as error:
             raise ValueError(f"{start} does not fit {architecture} of width {width:g}: {error}") from error
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device(device)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if workers is None:
         workers = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     card |= {
         "num_classes": len(pictures.classes),
+        "alpha": network.architecture.alpha,
         "input_size": network.architecture.input_size,
         "resize": pictures.side,
         "classes": pictures.classes,
@@ -362,6 +363,13 @@ def _command() -> str:
     return shlex.join(words)
 
 
+def _device(given: str | None) -> str:
+    """The device that was asked for, or the fastest that is here."""
+    import torch
+
+    return given or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @contextmanager
 def _processes(device: str) -> Iterator[tuple[int, str]]:
     """Meet the processes that torchrun started, if it did: this one's number, and the device it shall use."""
@@ -444,12 +452,17 @@ def page(
     """
     from zfcore.page import save_page
 
-    found = sorted(file for file in pictures.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
-    if not found:
-        raise ValueError(f"{pictures} has no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
+    found = _pictures_in(pictures)
     model, described = _network(network, weights)
     described = json.loads(card.read_text("utf-8")) if card else described
     typer.echo(save_page(model, found, out, layer, described, features_only=features_only))
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    """The picture files that lie in a folder."""
+    if found := sorted(filter(_is_picture, folder.iterdir())):
+        return found
+    raise ValueError(f"{folder} has no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
 
 
 PICTURE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -489,9 +502,15 @@ def _network(spec: str, weights: Path | None) -> tuple[nn.Module, dict | None]:
 def evaluate(
     weights: Annotated[list[str], typer.Argument(help="Names that ship, or .safetensors files.")],
     data: Annotated[
-        str | None, typer.Option(help="tiny-imagenet, imagenet (packed), patches. Default: the first card's.")
+        str | None,
+        typer.Option(
+            help="tiny-imagenet, imagenet (packed), patches, or a packed folder. Default: the first card's."
+        ),
     ] = None,
-    split: Annotated[str, typer.Option(help="train or val; crops of train are not augmented here.")] = "val",
+    split: Annotated[
+        str,
+        typer.Option(help="train or val; train are the pictures of the card's shard, not augmented here."),
+    ] = "val",
     crops: Annotated[int | None, typer.Option(help="1 or 10 (§3). Default: both.")] = None,
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Judge them all together, too.")] = False,
     confusion: Annotated[
@@ -499,7 +518,7 @@ def evaluate(
     ] = None,
     record: Annotated[str | None, typer.Option(help="Write the errors into this ledger.")] = None,
     results: Annotated[Path | None, typer.Option(help="Folder of the ledger; default: book/results.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    device: DeviceOption = None,
     workers: Annotated[int, typer.Option(help="Processes that decode packed pictures.", min=0)] = 0,
     low_precision: Annotated[bool, typer.Option("--low-precision", help="Run in bfloat16.")] = False,
 ) -> None:
@@ -512,9 +531,19 @@ def evaluate(
     from zfcore.data import data_set
     from zfcore.model import load, write_atomically
 
-    networks = {name: load(name) for name in weights}
-    data = data or networks[weights[0]][1]["data"]
-    pictures = data_set(data, split)
+    device, networks = _device(device), {name: load(name) for name in weights}
+    cards = [card for _, card in networks.values()]
+    data = data or cards[0].get("data")
+    if data is None:
+        raise typer.BadParameter(
+            f"the card of {weights[0]} names no data; say with --data what it was trained on"
+        )
+    shards = {card.get("shard") for card in cards} if split == "train" else {None}
+    if len(shards) > 1:
+        raise typer.BadParameter(
+            f"{', '.join(weights)} were trained on different shards; judge one at a time"
+        )
+    pictures = data_set({"ImageNet-2012": "imagenet"}.get(data, data), split, *shards)
     options = {"device": device, "workers": workers, "low_precision": low_precision, "progress": True}
     wanted = [crops] if crops else [1, 10]
     verdicts = judging.judge(networks, pictures, wanted, ensemble, **options)
@@ -534,16 +563,16 @@ def evaluate(
         lines += [[c, *row] for c, row in zip(pictures.classes, verdict.confusion.tolist(), strict=True)]
         write_atomically(confusion, _as_csv(lines))
     for name, verdict in verdicts.items() if record else ():
-        cards = [networks[name][1]] if name in networks else [card for _, card in networks.values()]
+        of = [networks[name][1]] if name in networks else cards
         entry = {
-            "row": cards[0]["architecture"] if name in networks else "ensemble",
-            "seed": cards[0].get("seed") if name in networks else None,
+            "row": of[0]["architecture"] if name in networks else "ensemble",
+            "seed": of[0].get("seed") if name in networks else None,
             "values": verdict.errors,
             "n": len(pictures),
             "data": data,
             "data_sha256": pictures.sha256,
-            "config": {"split": split, "crops": wanted, "weights": [card["sha256"] for card in cards]},
-            "weights_sha256": [card["sha256"] for card in cards],
+            "config": {"split": split, "crops": wanted, "weights": [card["sha256"] for card in of]},
+            "weights_sha256": [card["sha256"] for card in of],
             "outcomes": ledger.pack_outcomes(verdict.outcomes),
         }
         entry |= ledger.provenance(device, verdict.seconds, _command())
@@ -822,17 +851,14 @@ def maximize(
 
 def _album(data: str, split: str) -> Album:
     """What ``--data`` names: a folder of pictures, crops of the photographs that ship, or a data set."""
-    from zfcore.data import data_set, photographs
+    from zfcore.data import DATA_SETS, data_set, photographs
     from zfcore.gallery import Album, Crops
 
     if data == "photographs":
         return Crops(photographs())
-    if not Path(data).is_dir():
+    if data in DATA_SETS or not Path(data).is_dir():
         return Album(data_set(data, split))
-    found = sorted(file for file in Path(data).iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
-    if not found:
-        raise ValueError(f"{data} has no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
-    return Album({file.name: file for file in found})
+    return Album({file.name: file for file in _pictures_in(Path(data))})
 
 
 DataOption = Annotated[
@@ -1048,7 +1074,7 @@ def reproduce(
         str,
         typer.Option(help="`small` (unit inputs, He, cosine), `brief` (smaller batches) or `paper` (§3)."),
     ] = "small",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    device: DeviceOption = None,
     workers: Annotated[int, typer.Option(help="Processes that decode packed pictures.", min=0)] = 0,
     low_precision: Annotated[bool, typer.Option("--low-precision", help="Judge in bfloat16.")] = False,
     out: Annotated[Path, typer.Option(help="Folder of the trainings, which go on there.")] = Path("runs"),
@@ -1072,8 +1098,14 @@ def reproduce(
     from zfcore import reproduce as reproducing
     from zfcore.train import RECIPES
 
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise typer.BadParameter(
+            "reproduce runs in one process; for several GPUs start one for each, with its own --device, "
+            "--row and --results"
+        )
     if recipe not in RECIPES:
         raise typer.BadParameter(f"unknown recipe {recipe!r}; known: {', '.join(RECIPES)}")
+    device = _device(device)
     try:
         numbers = [int(seed) for seed in seeds.split(",")] if seeds else None
     except ValueError:
@@ -1139,6 +1171,9 @@ def transfer(
     files = [file for part in parts for file, _ in part]
     labels = torch.tensor([names.index(name) for part in parts for _, name in part])
     if test:
+        unknown = sorted({name for _, name in parts[1]} - {name for _, name in parts[0]})
+        if unknown:
+            raise ValueError(f"{test} has classes that {train} has not: {', '.join(unknown)}")
         rows, tests = torch.arange(len(files)).split([len(part) for part in parts])
     else:
         rows, tests = _held_out(labels, names)
@@ -1248,7 +1283,7 @@ def _files_of(given: str) -> tuple[Path, list[Path]]:
     from zfcore.fetch import DATASETS
 
     folder = Path(given)
-    if not folder.is_dir() and given in DATASETS:
+    if given in DATASETS:
         folder = DATASETS[given].folder(data_root())
         if not folder.exists():
             raise FileNotFoundError(f"{given} is not at {folder}; run `zfcore data get {given}`")

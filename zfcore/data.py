@@ -33,7 +33,7 @@ import os
 import re
 import signal
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -311,7 +311,8 @@ def data_set(name: str, split: str, shard: str | None = None) -> Pictures:
     Parameters
     ----------
     name
-        ``"tiny-imagenet"``, ``"imagenet"`` (packed) or ``"patches"`` (of the photographs).
+        ``"tiny-imagenet"``, ``"imagenet"`` (packed), ``"patches"`` (of the photographs), or the folder of
+        another packed set; a folder that has one of these names is written ``./imagenet``.
     split
         ``"train"`` or ``"val"``.
     shard
@@ -324,10 +325,13 @@ def data_set(name: str, split: str, shard: str | None = None) -> Pictures:
     ValueError
         Unknown name, split or shard.
     """
-    known = {"tiny-imagenet": tiny_imagenet, "imagenet": imagenet, "patches": patches}
-    if name not in known:
-        raise ValueError(f"unknown data set {name!r}; known: {', '.join(known)}")
-    pictures = known[name](split)
+    if name in DATA_SETS:
+        pictures = DATA_SETS[name](split)
+    elif Path(name).is_dir():
+        pictures = PackedPictures.open(name, split)
+    else:
+        known = ", ".join(DATA_SETS)
+        raise ValueError(f"unknown data set {name!r}; known: {known}, or a folder that was packed")
     if shard is None:
         return pictures
     parts = re.fullmatch(r"(\d+)of(\d+)", shard)
@@ -741,6 +745,14 @@ def imagenet(split: str, root: str | os.PathLike | None = None) -> PackedPicture
             "get imagenet` tells how to get the pictures), or set ZFCORE_DATA to the folder that holds it"
         )
     return PackedPictures.open(folder, split)
+
+
+#: The labelled sets by the names they have in the shell.
+DATA_SETS: dict[str, Callable[[str], Pictures]] = {
+    "tiny-imagenet": tiny_imagenet,
+    "imagenet": imagenet,
+    "patches": patches,
+}
 
 
 # ------------------------------------------------------------------------------ decoding

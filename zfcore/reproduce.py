@@ -238,17 +238,12 @@ class Experiment:
         return {
             "architecture": own.architecture(row),
             "width": own.width,
-            "alpha": own.alpha,
+            "alpha": own.recipe.alpha,
             "shard": own.shard,
             "epochs": own.epochs,
             "recipe": asdict(own.recipe),
             "judged in": "bfloat16" if own.low_precision else "float32",
         }
-
-    @property
-    def alpha(self) -> float:
-        """The contrast norm's α, Krizhevsky's where inputs are his, larger where they are divided."""
-        return 1e-4 if self.recipe.scale == 1 else 1e-2
 
     def folder(self, row: Row, seed: int) -> Path:
         """Where this training lies; rows of one architecture and recipe share it."""
@@ -287,7 +282,7 @@ def trained(
     path = folder / "weights.safetensors"
     if not (path.exists() and path.with_suffix(".json").exists()):
         pictures, validation = experiment.pictures
-        network = build(own.architecture(row), len(pictures.classes), width=own.width, alpha=own.alpha)
+        network = build(own.architecture(row), len(pictures.classes), width=own.width, alpha=own.recipe.alpha)
         size = network.architecture.input_size
         run = train(
             network, pictures, validation, own.recipe, input_size=size, epochs=own.epochs, seed=seed,
@@ -296,7 +291,7 @@ def trained(
         card = {
             "architecture": own.architecture(row),
             "width": own.width,
-            "alpha": own.alpha,
+            "alpha": own.recipe.alpha,
             "num_classes": len(pictures.classes),
             "input_size": size,
             "resize": pictures.side,

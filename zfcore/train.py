@@ -79,6 +79,11 @@ class Recipe:
     average: float | None = None  # decay of the weights' running mean, every 10 steps; less at the start
     epochs: int = 70  # §3
 
+    @property
+    def alpha(self) -> float:
+        """The contrast norm's α for these inputs: Krizhevsky's for his, larger where they are divided."""
+        return 1e-4 if self.scale == 1 else 1e-2
+
 
 PAPER = Recipe()
 SMALL = Recipe(
