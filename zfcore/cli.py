@@ -811,7 +811,7 @@ def maximize(
         raise typer.BadParameter(f"unknown recipe {recipe!r}; known: {', '.join(RECIPES)}")
     network, card = load(weights)
     viewer = Viewer(network.to(device), card)
-    paths = viewer.layers | {"logits": viewer.net.layers[-1]}
+    paths = viewer.layers | {"logits": viewer.net.trace.result}
     path = paths.get(layer, layer)
     try:
         of_classes = path == paths["logits"]
