@@ -81,7 +81,7 @@ class Recipe:
 
     @property
     def alpha(self) -> float:
-        """The contrast norm's α for these inputs: Krizhevsky's for his, larger where they are divided."""
+        """The contrast norm's α that fits the inputs, Krizhevsky's for his, larger where they are divided."""
         return 1e-4 if self.scale == 1 else 1e-2
 
 
