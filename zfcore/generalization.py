@@ -459,15 +459,10 @@ def _config(transfer: Transfer, **more: Any) -> dict[str, Any]:
 
 
 def _is_recorded(
-    transfer: Transfer,
-    target: str,
-    row: str,
-    seed: int | None,
-    config: dict,
-    weights: str | None,
-    sha256: str,
+    transfer: Transfer, place: tuple[str, str, int | None], config: dict, weights: str | None, sha256: str
 ) -> bool:
-    """Whether the ledger has it of the same pictures and the same weights (None: whichever they are)."""
+    """Whether the ledger has target, row and seed of these pictures and weights (None: of any)."""
+    target, row, seed = place
     return any(
         entry["data_sha256"] == sha256 and weights in (None, entry["weights_sha256"])
         for entry in find(target, transfer.results, row, seed, transfer.data, **config)
@@ -513,7 +508,7 @@ def _heads(
         configs = [shared] if target == "fig7" else [shared | {"per class": k} for k in sizes]
         pictures = transfer.pictures
         of_these = weights, pictures.sha256
-        if all(_is_recorded(transfer, target, row, number, config, *of_these) for config in configs):
+        if all(_is_recorded(transfer, (target, row, number), config, *of_these) for config in configs):
             say(f"{target}, {row}, split {number}{', with background' * background}: is in the ledger")
             continue
         split = transfer.split(number, background)
@@ -608,7 +603,7 @@ def _from_scratch(transfer: Transfer, target: str, number: int, say: Callable[[s
         config = _config(transfer, recipe=transfer.recipe.name, epochs=transfer.epochs)
         config |= {"background": False, "per class": k}
         pictures = transfer.pictures
-        if _is_recorded(transfer, target, "scratch", number, config, None, pictures.sha256):
+        if _is_recorded(transfer, (target, "scratch", number), config, None, pictures.sha256):
             say(f"{target}, scratch, split {number}, {k} per class: is in the ledger")
             continue
         split = transfer.split(number)
@@ -661,7 +656,7 @@ def _voc_row(transfer: Transfer, row: str, say: Callable[[str], None]) -> None:
     start = time.monotonic()
     known, tests = voc(year, learn, side), voc(year, judge, side)
     sha = hashlib.sha256((known.sha256 + tests.sha256).encode()).hexdigest()
-    if _is_recorded(transfer, "table5", row, None, config, weights, sha):
+    if _is_recorded(transfer, ("table5", row, None), config, weights, sha):
         say(f"table5, {row}, {learn} to {judge}: is in the ledger")
     else:
         fitted, scores = _voc_scores(transfer, kind, layer, known, tests)
