@@ -25,6 +25,11 @@ def shell(*arguments):
     return CliRunner().invoke(app, list(map(str, arguments)))
 
 
+def told(result):
+    """What a refusal says, on one line: the shell breaks and frames it."""
+    return " ".join(result.output.replace("│", " ").split())
+
+
 def rows(path):
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.reader(file))
@@ -66,7 +71,7 @@ def test_an_option_that_a_target_would_not_heed_is_refused(target, option, monke
         monkeypatch.setattr(room, "reproduce", lambda *_, **__: pytest.fail("it ran"))
     result = shell("reproduce", target, "--data", "caltech101", *option)
     assert result.exit_code == 2
-    said = " ".join(result.output.replace("│", " ").split())  # lines are broken and framed
+    said = told(result)
     assert f"{target} does not take {option[0]}; it takes --data, --row," in said
 
 
@@ -161,7 +166,7 @@ def test_the_training_error_of_a_network_is_that_of_its_shard(weights, tmp_path)
     assert f"{len(patches('train').shard(1, 20))} train pictures of patches" in judged.output
     judged = shell("evaluate", own, weights, "--split", "train", "--crops", 1)
     assert judged.exit_code == 2
-    assert "trained on different shards" in " ".join(judged.output.replace("│", " ").split())
+    assert "trained on different shards" in told(judged)
 
 
 def test_a_card_without_data_wants_them_said(weights, tmp_path):
@@ -170,7 +175,7 @@ def test_a_card_without_data_wants_them_said(weights, tmp_path):
     model.save(own, network, card["mean"], {key: card[key] for key in card if key != "data"})
     judged = shell("evaluate", own, "--crops", 1)
     assert judged.exit_code == 2
-    assert "names no data; say with --data" in " ".join(judged.output.replace("│", " ").split())
+    assert "names no data; say with --data" in told(judged)
 
 
 def test_a_folder_does_not_hide_the_data_set_of_its_name(weights, tmp_path, monkeypatch):
@@ -192,7 +197,7 @@ def test_a_table_is_not_run_by_several_processes_at_once(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     refused = shell("reproduce", "table2", "--data", "patches")
     assert refused.exit_code == 2
-    assert "runs in one process" in " ".join(refused.output.replace("│", " ").split())
+    assert "runs in one process" in told(refused)
 
 
 @pytest.mark.parametrize(("recipe", "alpha"), [("paper", 1e-4), ("small", 1e-2)])

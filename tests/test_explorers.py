@@ -107,7 +107,7 @@ def decoded(url):
 
 # ------------------------------------------------------------------------------ galleries as assets
 def test_a_gallery_that_the_book_stores_is_referred_to_and_found_again(gallery, tmp_path, monkeypatch):
-    monkeypatch.setattr(assets, "TOP9", tmp_path)
+    monkeypatch.setattr(assets, "GALLERIES", tmp_path)
     state, packs = assets.gallery_state(gallery, "net")
     assert state["source"] is None
     assert len(packs) == 3

@@ -67,7 +67,7 @@ MAY_IMPORT = {
     "spectra": {"deconvnet"},
     "export": {"model", "trace", "deconvnet"},
     "view": {"figures", "data", "trace", *METHODS},
-    "assets": {"model", "data", "export", "view", "gallery", "ledger"},
+    "assets": {"model", "data", "export", "view", "gallery"},
     "markup": {"assets", "view", "gallery", *METHODS},
     "page": {"model", "assets", "markup", "figures", "data", "view", "gallery", *METHODS},
     "widgets": {"page", "markup", "assets", "view", "gallery", "figures", "data", "trace", *METHODS},

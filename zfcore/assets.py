@@ -33,8 +33,7 @@ from torch import Tensor, nn
 from zfcore import model as models
 from zfcore.data import Picture, centre_crop, decode
 from zfcore.export import WEIGHTS, export_onnx
-from zfcore.gallery import LOSSLESS_BELOW, Gallery, Hit
-from zfcore.ledger import RESULTS
+from zfcore.gallery import GALLERIES, LOSSLESS_BELOW, Gallery, Hit
 from zfcore.view import Viewer, as_webp
 
 WEB = Path(__file__).parent / "web"
@@ -192,7 +191,6 @@ def _halved(model: nn.Module) -> tuple[nn.Module, float]:
 
 
 # ------------------------------------------------------------------------------ galleries
-TOP9 = RESULTS / "top9"  # where the book keeps the galleries of its weights
 #: How many features of each layer a page takes along of a gallery that the book does not store.
 KEPT = 12
 CROP = re.compile(r"(.+) \((\d+), (\d+)\) \+ (\d+)")  # what zfcore.gallery.Crops calls a crop
@@ -238,7 +236,7 @@ def stored_gallery(source: Mapping) -> dict[str, bytes]:
 
     Raises ``ValueError`` where the one that is stored now is another one.
     """
-    path = TOP9 / f"{source['name']}.json"
+    path = GALLERIES / f"{source['name']}.json"
     blob = path.read_bytes()
     if hashlib.sha256(blob).hexdigest() != source["sha256"]:
         raise ValueError(
@@ -247,7 +245,7 @@ def stored_gallery(source: Mapping) -> dict[str, bytes]:
     packs = {}
     for layer in json.loads(blob)["layers"]:
         hits = [[_brief(hit and Hit(**hit)) for hit in hits] for hits in layer["hits"]]
-        sprite = (TOP9 / layer["sprite"]).read_bytes()
+        sprite = (GALLERIES / layer["sprite"]).read_bytes()
         files = {"hits.json": json.dumps(hits).encode(), "projections.webp": sprite}
         packs[_stored_asset(source, layer["name"])] = pack(files)
     return packs
@@ -290,7 +288,7 @@ def _brief(hit: Hit | None) -> list | None:
 
 def gallery_source(gallery: Gallery, name: str | None) -> dict | None:
     """Where the book's build finds a gallery that the book stores under ``name``; None for any other."""
-    path = TOP9 / f"{name}.json"
+    path = GALLERIES / f"{name}.json"
     if not path.exists():
         return None
     blob = path.read_bytes()

@@ -56,7 +56,7 @@ from zfcore.evidence import (
     minus,
 )
 from zfcore.evolution import convergence, jumps
-from zfcore.generalization import LAYERS, accuracies, paired, test_to_training
+from zfcore.generalization import LAYERS, accuracies, paired, tests_per_training
 from zfcore.ledger import RESULTS, LedgerError, find, outcomes
 from zfcore.model import untrained
 from zfcore.reproduce import Experiment, first_layers
@@ -694,7 +694,7 @@ def _splits(e: Evidence, ledger: str, row: str, **config: Any) -> tuple[dict[int
         command = ["zfcore", "reproduce", ledger, "--data", "caltech101", "--row", row]
         raise NotRunError(f"{ledger}, {row}", shlex.join(command))
     e.read(ledger, *found)
-    return each, test_to_training(found[0], config["per class"])
+    return each, tests_per_training(found[0], config["per class"])
 
 
 def _gap(label: str, a: dict[int, float], b: dict[int, float], ratio: float, **asked: Any) -> Number:
@@ -729,7 +729,7 @@ def _few_suffice(e: Evidence):
             e.read("fig7", *found)
             rows.append({entry["seed"]: _on_curve(entry, size) for entry in found})
         best[kind] = max(rows, key=lambda each: sum(each.values()) / len(each))
-    yield _gap("", best["pretrained"], best["random"], test_to_training(found[0], size), wanted=1)
+    yield _gap("", best["pretrained"], best["random"], tests_per_training(found[0], size), wanted=1)
     yield "rival", {}
 
 

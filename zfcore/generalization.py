@@ -190,7 +190,7 @@ def paired(a: Sequence[float], b: Sequence[float], ratio: float) -> Paired:
 
     Splits draw from the same pictures, so their spread alone would make the interval far too short. It is
     widened as Nadeau and Bengio found: the variance of the mean of J splits is taken as
-    s² (1/J + ``ratio``), the ratio being that of test to training pictures (:func:`test_to_training`).
+    s² (1/J + ``ratio``), the ratio being that of test to training pictures (:func:`tests_per_training`).
 
     Raises ``ValueError`` for other than two or more pairs.
     """
@@ -202,7 +202,7 @@ def paired(a: Sequence[float], b: Sequence[float], ratio: float) -> Paired:
     return Paired(mean, deviation, (mean - half, mean + half))
 
 
-def test_to_training(entry: Mapping[str, Any], per_class: int) -> float:
+def tests_per_training(entry: Mapping[str, Any], per_class: int) -> float:
     """How many test pictures an entry of Caltech has for each training picture, of so many per class."""
     classes = CATEGORIES[entry["data"]] + bool(entry["config"].get("background"))
     return entry["n"] / (classes * per_class)
@@ -745,7 +745,7 @@ def compare(entries: Sequence[Mapping[str, Any]], a: str, b: str, **config: Any)
     if len(both) < 2:
         return None
     first = _of_row(entries, a, config)[0]
-    ratio = test_to_training(first, first["config"]["per class"])
+    ratio = tests_per_training(first, first["config"]["per class"])
     return paired([ours[n] for n in both], [theirs[n] for n in both], ratio)
 
 

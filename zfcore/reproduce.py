@@ -567,7 +567,7 @@ def overview(
         if entry := _recorded(experiment, target, row, seed, seeds):
             states.append((row.name, seed, _found(entry), 0.0))
         elif seed is None:
-            states.append((row.name, seed, "of its members", 0.0))
+            states.append((row.name, seed, "of its members, trained again where their weights are gone", 0.0))
         else:
             done, own = _epochs_done(experiment.folder(row, seed)), experiment.of(row)
             work = (own.epochs - done) * _operations(own.architecture(row), own.width)
