@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from timing import table
 from torch import nn
 
-from zfcore.generalization import draw_split
+from zfcore.protocols import draw_split
 from zfcore.transfer import STRENGTHS, fit_softmax
 
 BARS = {"scikit-learn": 2.0, "loop": 2.0}

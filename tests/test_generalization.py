@@ -1,146 +1,25 @@
-"""The protocols of Tables 3 to 6 and Fig. 7, on cases worked out by hand, and rehearsed on patches."""
+"""Tables 3 to 6 and Fig. 7, rehearsed on patches and small trees of made pictures."""
 
-import json
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
-from sklearn.metrics import average_precision_score
 from typer.testing import CliRunner
 
 from zfcore import generalization
 from zfcore.cli import app
 from zfcore.data import VOC_CLASSES, caltech, patches, voc
-from zfcore.generalization import (
-    LAYERS,
-    TABLE3,
-    TABLE4,
-    TABLE5,
-    TABLE6,
-    Transfer,
-    accuracies,
-    average_precision,
-    class_curves,
-    compare,
-    draw_split,
-    entries_of,
-    few_shot,
-    in_words,
-    mean_curves,
-    paired,
-    per_class_accuracy,
-    reproduce,
-    rows_of,
-    spread,
-    strongest_maps,
-    write_submission,
-)
+from zfcore.generalization import LAYERS, Transfer, reproduce, rows_of, strongest_maps
 from zfcore.ledger import read
 from zfcore.model import build, initialize_, load, save
 from zfcore.train import Run
 from zfcore.transfer import Head, Span, extract_features
+from zfcore.transfer_tables import mean_curves
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-# ------------------------------------------------------------------------------ splits
-def test_a_split_holds_what_the_protocol_asks_for():
-    labels = torch.arange(4).repeat_interleave(torch.tensor([31, 40, 100, 200]))
-    split = draw_split(labels, 0)
-    assert labels[split.train].bincount().tolist() == [30, 30, 30, 30]
-    assert labels[split.test].bincount().tolist() == [1, 10, 50, 50]
-    assert not set(split.train.tolist()) & set(split.test.tolist())
-    for k in (1, 15, 30):
-        assert labels[split.train[split.rank < k]].bincount().tolist() == [k] * 4
-
-
-def test_a_class_draws_the_same_pictures_whatever_the_others_do():
-    labels = torch.arange(3).repeat_interleave(60)
-    whole, without = draw_split(labels, 1), draw_split(labels.masked_fill(labels == 1, -1), 1)
-    assert set(without.train.tolist()) == {i for i in whole.train.tolist() if labels[i] != 1}
-    assert draw_split(labels, 1).train.tolist() != draw_split(labels, 2).train.tolist()
-
-
-def test_pictures_left_out_take_no_part():
-    labels = torch.zeros(50, dtype=torch.int64)
-    leave_out = torch.arange(50) < 10
-    split = draw_split(labels, 0, leave_out=leave_out)
-    assert min([*split.train.tolist(), *split.test.tolist()]) >= 10
-
-
-def test_a_class_without_a_picture_to_test_is_named():
-    with pytest.raises(ValueError, match="class 0 has 30 pictures: with 30 to train on none is left"):
-        draw_split(torch.zeros(30, dtype=torch.int64), 0)
-
-
-def test_accuracy_is_the_mean_over_classes_not_pictures():
-    labels, predicted = torch.tensor([0] * 9 + [1]), torch.zeros(10, dtype=torch.int64)
-    assert per_class_accuracy(predicted, labels).tolist() == [100, 0]
-
-
-def test_a_paired_interval_is_wider_than_the_spread_of_independent_runs():
-    found = paired([60, 61, 62, 63, 64.0], [50, 50, 52, 52, 54.0], ratio=0.97)
-    assert found.mean == pytest.approx(10.4)
-    half = 2.7764 * found.deviation * (1 / 5 + 0.97) ** 0.5  # Nadeau & Bengio, eq. 5, with t of four degrees
-    assert found.interval == pytest.approx((10.4 - half, 10.4 + half), abs=1e-3)
-    with pytest.raises(ValueError, match="two at least"):
-        paired([1.0], [2.0], 1)
-
-
-# ------------------------------------------------------------------------------ average precision
-HAND = [
-    # The only two hits come first and third: precision 1, then 2/3.
-    ([0.9, 0.8, 0.7, 0.6], [1, -1, 1, -1], (6 * 1 + 5 * 2 / 3) / 11, 0.5 * 1 + 0.5 * 2 / 3),
-    # A hit that comes late is lifted by none after it; the one before it is lifted to 2/4.
-    ([0.9, 0.8, 0.7, 0.6], [-1, -1, 1, 1], 0.5, 0.5),
-    # What is difficult is as if it were not there.
-    ([0.9, 0.85, 0.8, 0.7], [0, 1, -1, 1], (6 * 1 + 5 * 2 / 3) / 11, 0.5 * 1 + 0.5 * 2 / 3),
-    ([0.3, 0.2, 0.1], [1, 1, -1], 1, 1),
-    # Of equal scores the first counts as surer.
-    ([0.5, 0.5], [-1, 1], 0.5, 0.5),
-]
-
-
-@pytest.mark.parametrize(("scores", "truth", "points", "area"), HAND)
-def test_average_precision_of_cases_worked_out_by_hand(scores, truth, points, area):
-    scores, truth = torch.tensor(scores), torch.tensor(truth)
-    assert average_precision(scores, truth, "11-point") == pytest.approx(points)
-    assert average_precision(scores, truth, "area") == pytest.approx(area)
-
-
-@settings(deadline=None, max_examples=60, derandomize=True)
-@given(st.lists(st.booleans(), min_size=1, max_size=30).filter(any))
-def test_the_area_is_scikit_learns_where_precision_only_falls(hits):
-    truth = np.array([1 if hit else -1 for hit in hits])
-    scores = -np.arange(len(hits)) / 100
-    ours = average_precision(torch.from_numpy(scores), torch.from_numpy(truth), "area")
-    plain = average_precision_score(truth == 1, scores)
-    precision = (np.cumsum(truth == 1) / np.arange(1, len(truth) + 1))[truth == 1]
-    if (np.diff(precision) <= 1e-12).all():
-        assert ours == pytest.approx(plain)
-    else:
-        assert ours > plain - 1e-12
-
-
-def test_average_precision_refuses_what_has_none():
-    with pytest.raises(ValueError, match="no picture shows the class"):
-        average_precision(torch.zeros(2), torch.tensor([0, -1]), "area")
-    with pytest.raises(ValueError, match="known: 11-point"):
-        average_precision(torch.zeros(2), torch.tensor([1, -1]), "mean")
-
-
-def test_the_evaluation_server_gets_a_line_for_every_picture(tmp_path):
-    paths = write_submission(tmp_path, ["2008_000001", "2008_000004"], torch.rand(2, 20), "test")
-    assert len(paths) == 20
-    assert paths[0].name == "comp2_cls_test_aeroplane.txt"
-    names, scores = zip(*(line.split() for line in paths[3].read_text().splitlines()), strict=True)
-    assert names == ("2008_000001", "2008_000004")
-    assert all(0 <= float(score) <= 1 for score in scores)
 
 
 # ------------------------------------------------------------------------------ data
@@ -198,12 +77,6 @@ def test_difficult_objects_alone_leave_a_class_out_of_account(devkit):
 
 
 # ------------------------------------------------------------------------------ the tables
-def test_the_papers_tables_are_whole():
-    assert len(TABLE5) == 22
-    assert [len(next(iter(t.values()))) for t in (TABLE3, TABLE4, TABLE5, TABLE6)] == [2, 4, 4, 2]
-    assert TABLE3["pretrained"] == ("83.8 ± 0.5", "86.5 ± 0.5")
-    assert TABLE6["svm(5)"][0] == "86.2 ± 0.8"
-    assert set(TABLE6) <= set(rows_of("table6"))
 
 
 def test_unknown_rows_are_told_with_the_known_ones():
@@ -414,28 +287,6 @@ def test_dropped_duplicates_want_a_ledger_of_duplicates(transfer):
 
 
 # ------------------------------------------------------------------------------ what is told
-def test_rows_are_compared_over_the_splits_that_both_have():
-    entries = [
-        {
-            "row": row,
-            "seed": s,
-            "values": {"accuracy": a},
-            "config": {"per class": 30},
-            "data": "caltech101",
-            "n": 2945,
-        }
-        for row, found in (("a", [60, 62, 61]), ("b", [50, 51, 50, 90]))
-        for s, a in enumerate(found)
-    ]
-    assert accuracies(entries, "a", **{"per class": 15}) == {}
-    assert compare(entries, "a", "b").mean == pytest.approx(32 / 3)
-    assert in_words(compare(entries, "a", "b"), "a", "b").startswith("a is above b by 10.7 points")
-    assert in_words(compare(entries, "a", "c"), "a", "c") == "a against c: **not run yet**"
-    assert "cannot be told apart" in in_words(paired([1, 3.0], [2, 2.0], 1), "a", "b")
-    assert compare(entries, "a", "b").interval == paired([60, 62, 61], [50, 51, 50], 2945 / 3030).interval
-    with pytest.raises(ValueError, match="several entries of a split"):
-        accuracies([*entries, {**entries[0], "values": {"accuracy": 1}}], "a")
-    assert (spread([]), spread([5.0]), spread([5.0, 7.0])) == ("–", "5.0 (one split)", "6.0 ± 1.4")
 
 
 def test_the_strongest_maps_are_those_whose_parts_are_largest():
@@ -445,13 +296,6 @@ def test_the_strongest_maps_are_those_whose_parts_are_largest():
     )
     found = strongest_maps(head, features, torch.arange(2), ("x", "y"), maps=2, k=1)
     assert found == {"x": [(0, 1.5)], "y": [(1, 3.0)]}
-
-
-def test_few_shot_curves_rise(source):
-    labels = torch.arange(3).repeat_interleave(40)
-    x = torch.randn(120, 10, generator=torch.Generator().manual_seed(0)) + 1.5 * torch.eye(10)[labels]
-    curve = few_shot({"x": x}, labels, (1, 30), draws=3)["x"]
-    assert curve[1][1] > curve[0][1] > 33
 
 
 # ------------------------------------------------------------------------------ the shell
@@ -468,22 +312,3 @@ def test_the_shell_learns_classes_of_ones_own(tmp_path, source):
 
 def test_layers_of_table6_are_the_papers():
     assert LAYERS == (1, 2, 3, 4, 5, 7)
-    assert json.dumps(entries_of("no-such-table", "caltech101", "0")) == "[]"
-
-
-def test_the_curves_of_a_class_are_means_and_deviations_over_the_splits():
-    def entry(row, each):
-        return {"row": row, "values": {"per class": [1, 5], "each": each, "classes": ["ant", "bee"]}}
-
-    entries = [
-        entry("pretrained", [[10.0, 20.0], [50.0, 60.0]]),
-        entry("pretrained", [[30.0, 20.0], [70.0, 90.0]]),
-        entry("pretrained", [[20.0, 20.0], [60.0, 30.0]]),
-        entry("scratch", [[1.0, 2.0], [3.0, 4.0]]),
-    ]
-    curves = class_curves(entries)
-    assert list(curves) == ["ant", "bee"]
-    assert list(curves["ant"]) == ["pretrained"]  # one split has no deviation
-    assert curves["ant"]["pretrained"] == [(1.0, 20.0, 10.0), (5.0, 60.0, 10.0)]
-    assert curves["bee"]["pretrained"] == [(1.0, 20.0, 0.0), (5.0, 60.0, pytest.approx(30.0))]
-    assert class_curves([]) == {}

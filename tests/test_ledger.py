@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zfcore.ledger
-from zfcore.generalization import accuracies, entries_of
 from zfcore.ledger import (
     LedgerError,
     find,
@@ -25,6 +24,7 @@ from zfcore.ledger import (
     record,
 )
 from zfcore.model import WEIGHTS
+from zfcore.transfer_tables import accuracies, entries_of
 
 SHA = "0123456789abcdef" * 4
 

@@ -56,13 +56,15 @@ from zfcore.evidence import (
     minus,
 )
 from zfcore.evolution import convergence, jumps
-from zfcore.generalization import LAYERS, accuracies, paired, tests_per_training
+from zfcore.generalization import LAYERS
 from zfcore.ledger import RESULTS, LedgerError, find, outcomes
 from zfcore.model import untrained
+from zfcore.protocols import paired
 from zfcore.reproduce import Experiment, first_layers
 from zfcore.spectra import band_shares, flat, grid_imprint, strongest_projections
 from zfcore.tables import Table, read_table
 from zfcore.train import PAPER, RECIPES
+from zfcore.transfer_tables import accuracies, tests_per_training
 
 #: The words of the claims, in a checkout.
 WORDS = RESULTS.parent / "claims.json"
@@ -699,8 +701,7 @@ def _splits(e: Evidence, ledger: str, row: str, **config: Any) -> tuple[dict[int
 
 def _gap(label: str, a: dict[int, float], b: dict[int, float], ratio: float, **asked: Any) -> Number:
     """a − b over the splits that both have; the interval is Nadeau and Bengio's."""
-    both = sorted(a.keys() & b.keys())
-    difference = paired([a[n] for n in both], [b[n] for n in both], ratio)
+    difference = paired(a, b, ratio)
     return measured(label, difference.mean, *difference.interval, **asked)
 
 

@@ -1157,8 +1157,8 @@ def transfer(
     import torch
 
     from zfcore.data import to_input
-    from zfcore.generalization import per_class_accuracy
     from zfcore.model import load, write_atomically
+    from zfcore.protocols import per_class_accuracy
     from zfcore.transfer import extract_features, fit_softmax, fit_svm
 
     heads = {"softmax": fit_softmax, "svm": fit_svm}
@@ -1199,7 +1199,7 @@ def _held_out(labels: Tensor, names: Sequence[str]) -> tuple[Tensor, Tensor]:
     """The pictures to learn from, and of every class a fifth, rounded up, to test with."""
     import torch
 
-    from zfcore.generalization import draw_split
+    from zfcore.protocols import draw_split
 
     splits = []
     for c, count in enumerate(labels.bincount().tolist()):

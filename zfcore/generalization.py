@@ -1,24 +1,13 @@
-r"""Tables 3 to 6 and Fig. 7: the protocols that judge transferred features, run and recorded (§5.2, §5.3).
+"""Tables 3 to 6 and Fig. 7, run: features of one network on other pictures, judged and recorded.
 
-**Caltech.** Of every category some pictures are drawn to train on (15 or 30; 15 to 60 of Caltech-256), and
-up to 50 others to test; accuracy is the mean of the categories' own. Five splits are drawn. Here a split is
-one order of each category's pictures: training sets of fewer pictures are parts of the larger ones, and all
-sizes, layers and heads of a split are judged on the same test pictures, those after the largest training set,
-so that whatever is compared is compared split by split (:func:`paired`). The 101 categories are without the
-background, which a second line takes in as the 102nd.
-
-**PASCAL VOC.** One prediction per picture over 20 classes, as the paper says, though a picture may show
-several: a training picture counts once for every class it shows (difficult objects apart), and the softmax's
-probability of a class is what test pictures are ranked by. :func:`average_precision` follows the devkit.
-
-**From scratch** is the same network, all its layers learned from the target's training pictures alone, for
-100 epochs of them. **Random** is the control that the paper lacks: the same head on the features of a network
-nobody trained.
+Splits and measures are those of :mod:`zfcore.protocols`. **Pretrained** rows are heads on the features of a
+trained network. **From scratch** is the same network, all its layers learned from the target's training
+pictures alone, for 100 epochs of them. **Random** is the control that the paper lacks: the same head on the
+features of a network nobody trained.
 
 A run records what the ledger lacks and skips what it has, as long as weights and pictures are the same.
 
-Sources: Zeiler & Fergus, §5.2, §5.3, doi:10.1007/978-3-319-10590-1_53; Everingham et al. 2010,
-doi:10.1007/s11263-009-0275-4; Nadeau & Bengio 2003, doi:10.1023/A:1024068626366.
+Source: Zeiler & Fergus, §5.2, §5.3, doi:10.1007/978-3-319-10590-1_53.
 
 Example::
 
@@ -30,7 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import statistics
 import time
@@ -38,226 +26,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from zfcore.data import VOC_CLASSES, LabelledPictures, caltech, centre_crop, patches, voc
 from zfcore.evaluate import probabilities
 from zfcore.ledger import RESULTS, find, provenance, record
-from zfcore.model import load, network_of, save, untrained, write_atomically
+from zfcore.model import load, network_of, save, untrained
+from zfcore.protocols import Split, average_precision, draw_split, per_class_accuracy, write_submission
 from zfcore.train import SMALL, Recipe, train
 from zfcore.transfer import Head, Span, extract_features, fit_softmax, fit_svm
 
-# ------------------------------------------------------------------------------ the paper's numbers
-#: The accuracies of Table 3 in %, on Caltech-101 at 15 and 30 training pictures per class, as printed.
-TABLE3 = {
-    "Bo et al.": ("–", "81.4 ± 0.33"),
-    "Yang et al.": ("73.2", "84.3"),
-    "scratch": ("22.8 ± 1.5", "46.5 ± 1.7"),
-    "pretrained": ("83.8 ± 0.5", "86.5 ± 0.5"),
-}
-#: The accuracies of Table 4 in %, on Caltech-256 at 15, 30, 45 and 60 per class.
-TABLE4 = {
-    "Sohn et al.": ("35.1", "42.1", "45.7", "47.9"),
-    "Bo et al.": ("40.5 ± 0.4", "48.0 ± 0.2", "51.9 ± 0.2", "55.2 ± 0.3"),
-    "scratch": ("9.0 ± 1.4", "22.5 ± 0.7", "31.2 ± 0.5", "38.8 ± 1.4"),
-    "pretrained": ("65.7 ± 0.2", "70.6 ± 0.2", "72.7 ± 0.4", "74.2 ± 0.3"),
-}
-#: The average precisions of Table 5 in %, on PASCAL VOC 2012 test, of [22], [27], Oquab et al. and the paper;
-#: then the means and the numbers of classes won, as printed. † repeats a neighbour's value in our source: the
-#: columns' means do not come out from these.
-TABLE5 = {
-    "aeroplane": ("92.0", "97.3", "94.6", "96.0"),
-    "bicycle": ("74.2", "84.2", "82.9", "77.1"),
-    "bird": ("73.0", "80.8", "88.2", "88.4"),
-    "boat": ("77.5", "85.3", "60.3†", "85.5"),
-    "bottle": ("54.3", "60.8", "60.3", "55.8"),
-    "bus": ("85.2", "89.9", "89.0", "85.8"),
-    "car": ("81.9", "86.8", "84.4", "78.6"),
-    "cat": ("76.4", "89.3", "90.7", "91.2"),
-    "chair": ("65.2", "75.4", "72.1", "65.0"),
-    "cow": ("63.2", "77.8", "86.8", "74.4"),
-    "diningtable": ("63.2†", "77.8†", "69.0", "67.7"),
-    "dog": ("68.9", "83.0", "92.1", "87.8"),
-    "horse": ("78.2", "87.5", "93.4", "86.0"),
-    "motorbike": ("81.0", "90.1", "88.6", "85.1"),
-    "person": ("91.6", "95.0", "96.1", "90.9"),
-    "pottedplant": ("55.9", "57.8", "64.3", "52.2"),
-    "sheep": ("69.4", "79.2", "86.6", "83.6"),
-    "sofa": ("65.4", "73.4", "62.3", "61.1"),
-    "train": ("86.7", "94.5", "91.1", "91.8"),
-    "tvmonitor": ("77.4", "80.7", "79.8", "76.1"),
-    "mean": ("74.3", "82.2", "82.8", "79.0"),
-    "won": ("0", "11", "6", "3"),
-}
-#: The accuracies of Table 6 in %, on Caltech-101 at 30 per class and Caltech-256 at 60.
-TABLE6 = {
-    "svm(1)": ("44.8 ± 0.7", "24.6 ± 0.4"),
-    "svm(2)": ("66.2 ± 0.5", "39.6 ± 0.3"),
-    "svm(3)": ("72.3 ± 0.4", "46.0 ± 0.3"),
-    "svm(4)": ("76.6 ± 0.4", "51.3 ± 0.1"),
-    "svm(5)": ("86.2 ± 0.8", "65.6 ± 0.3"),
-    "svm(7)": ("85.5 ± 0.4", "71.7 ± 0.2"),
-    "softmax(5)": ("82.9 ± 0.4", "65.7 ± 0.5"),
-    "softmax(7)": ("85.4 ± 0.4", "72.6 ± 0.1"),
-}
-#: The points of Fig. 7 on Caltech-256 that Table 4 states, training pictures per class and accuracy. Of six
-#: per class the text says only that they beat 55.2.
-FIG7 = {15: 65.7, 30: 70.6, 45: 72.7, 60: 74.2}
-
-CATEGORIES = {"caltech101": 101, "caltech256": 256}
 BACKGROUND = {"caltech101": "BACKGROUND_Google", "caltech256": "257.clutter"}
 SIZES = {"caltech256": (15, 30, 45, 60)}  # of the tables; 15 and 30 elsewhere
 CURVE = (1, 2, 3, 5, 7, 10, 15, 20, 25, 30, 45, 60)
 LAYERS = (1, 2, 3, 4, 5, 7)
 TARGETS = ("table3", "table4", "table5", "table6", "fig7")
-
-
-# ------------------------------------------------------------------------------ judging
-@dataclass(frozen=True)
-class Split:
-    """One draw: ``train`` (T,) with each picture's ``rank`` (T,) in its class from 0, and ``test`` (M,).
-
-    The training set of k pictures per class is ``train[rank < k]``; positions are int64.
-    """
-
-    train: Tensor
-    rank: Tensor
-    test: Tensor
-
-
-def draw_split(
-    labels: Tensor, number: int, most: int = 30, tests: int = 50, leave_out: Tensor | None = None
-) -> Split:
-    """Draw the pictures of a split, class by class.
-
-    Parameters
-    ----------
-    labels
-        (N,) int64; a class with a negative label takes no part.
-    number
-        Of the split; a class's order follows from this number and its label alone.
-    most, tests
-        Training pictures per class, and the largest number of test pictures, drawn from those after them.
-    leave_out
-        (N,) bool: pictures that nobody may use; the others keep their order.
-
-    Raises
-    ------
-    ValueError
-        A class has no picture left to test with; it is named.
-    """
-    train, rank, test = [], [], []
-    for c in labels.unique().tolist():
-        if c < 0:
-            continue
-        rows = np.flatnonzero(labels.numpy() == c)
-        rows = rows[np.random.default_rng((number, c)).permutation(len(rows))]
-        if leave_out is not None:
-            rows = rows[~leave_out.numpy()[rows]]
-        if len(rows) <= most:
-            raise ValueError(
-                f"class {c} has {len(rows)} pictures: with {most} to train on none is left to test"
-            )
-        train.append(rows[:most])
-        rank.append(np.arange(most))
-        test.append(rows[most : most + tests])
-    return Split(*(torch.from_numpy(np.concatenate(parts)) for parts in (train, rank, test)))
-
-
-def per_class_accuracy(predicted: Tensor, labels: Tensor) -> Tensor:
-    """The accuracy on each class's own pictures in %, float64 (C,), classes sorted; the paper has means."""
-    classes = labels.unique()
-    right = (predicted == labels).double()
-    return 100 * torch.stack([right[labels == c].mean() for c in classes])
-
-
-@dataclass(frozen=True)
-class Paired:
-    """The difference of two methods in points over the same splits: mean, deviation, 95 % interval."""
-
-    mean: float
-    deviation: float
-    interval: tuple[float, float]
-
-
-def paired(a: Sequence[float], b: Sequence[float], ratio: float) -> Paired:
-    """a minus b, split by split.
-
-    Splits draw from the same pictures, so their spread alone would make the interval far too short. It is
-    widened as Nadeau and Bengio found: the variance of the mean of J splits is taken as
-    s² (1/J + ``ratio``), the ratio being that of test to training pictures (:func:`tests_per_training`).
-
-    Raises ``ValueError`` for other than two or more pairs.
-    """
-    if len(a) != len(b) or len(a) < 2:
-        raise ValueError(f"{len(a)} and {len(b)} splits; give the same ones, two at least")
-    differences = [x - y for x, y in zip(a, b, strict=True)]
-    mean, deviation = statistics.fmean(differences), statistics.stdev(differences)
-    half = float(stats.t.ppf(0.975, len(a) - 1)) * deviation * math.sqrt(1 / len(a) + ratio)
-    return Paired(mean, deviation, (mean - half, mean + half))
-
-
-def tests_per_training(entry: Mapping[str, Any], per_class: int) -> float:
-    """How many test pictures an entry of Caltech has for each training picture, of so many per class."""
-    classes = CATEGORIES[entry["data"]] + bool(entry["config"].get("background"))
-    return entry["n"] / (classes * per_class)
-
-
-def average_precision(scores: Tensor, truth: Tensor, rule: str) -> float:
-    """Average precision of one class by the devkit's rule, in [0, 1].
-
-    Parameters
-    ----------
-    scores
-        (N,), the larger the surer; of equal ones the first is ranked first.
-    truth
-        (N,): 1 shows the class, −1 does not, 0 is left out of account (all its objects are difficult).
-    rule
-        ``"11-point"``, until 2009: the mean over recall 0, 0.1, …, 1 of the largest precision at that recall
-        or a higher one. ``"area"``, from 2010: the area under the curve of that largest precision.
-
-    Raises
-    ------
-    ValueError
-        Another rule, or no picture of the class.
-    """
-    counted = truth != 0
-    order = scores[counted].argsort(descending=True, stable=True)
-    hits = (truth[counted][order] == 1).double()
-    if not hits.any():
-        raise ValueError("no picture shows the class; its precision is not defined")
-    found = hits.cumsum(0)
-    precision = found / torch.arange(1, len(hits) + 1)
-    recall = found / found[-1]
-    best = precision.flip(0).cummax(0).values.flip(0)  # the largest at that recall or a higher one
-    if rule == "area":
-        return float((hits * best).sum() / found[-1])  # recall rises at the hits, by equal steps
-    if rule != "11-point":
-        raise ValueError(f"unknown rule {rule!r}; known: 11-point (until 2009), area (from 2010)")
-    levels = torch.arange(11, dtype=torch.float64) / 10
-    return float(torch.stack([best[recall >= level - 1e-9][0] for level in levels]).mean())
-
-
-def write_submission(
-    folder: str | os.PathLike, files: Sequence[str], scores: Tensor, split: str
-) -> list[Path]:
-    """Write what the evaluation server wants: ``comp2_cls_<split>_<class>.txt``, a name and a score a line.
-
-    comp2 is the competition that allows training on other pictures, which a pretrained network has seen.
-    ``scores`` (N, 20) belong to ``files``. Returns the paths.
-    """
-    paths = []
-    for c, name in enumerate(VOC_CLASSES):
-        path = Path(folder) / f"comp2_cls_{split}_{name}.txt"
-        lines = (f"{file} {score:.6f}\n" for file, score in zip(files, scores[:, c].tolist(), strict=True))
-        write_atomically(path, "".join(lines).encode())
-        paths.append(path)
-    return paths
 
 
 # ------------------------------------------------------------------------------ one experiment
@@ -458,29 +245,25 @@ def _config(transfer: Transfer, **more: Any) -> dict[str, Any]:
     return {**shared, "duplicates": transfer.duplicates, **more}
 
 
-def _is_recorded(
-    transfer: Transfer, place: tuple[str, str, int | None], config: dict, weights: str | None, sha256: str
-) -> bool:
-    """Whether the ledger has target, row and seed of these pictures and weights (None: of any)."""
-    target, row, seed = place
+class _Place(NamedTuple):
+    """Where an entry lies in the ledger, and of which pictures and weights (None: of any) it is."""
+
+    target: str
+    row: str
+    seed: int | None
+    sha256: str
+    weights: str | None
+
+
+def _is_recorded(transfer: Transfer, place: _Place, config: dict) -> bool:
     return any(
-        entry["data_sha256"] == sha256 and weights in (None, entry["weights_sha256"])
-        for entry in find(target, transfer.results, row, seed, transfer.data, **config)
+        entry["data_sha256"] == place.sha256 and place.weights in (None, entry["weights_sha256"])
+        for entry in find(place.target, transfer.results, place.row, place.seed, transfer.data, **config)
     )
 
 
-def _record(
-    transfer: Transfer,
-    target: str,
-    row: str,
-    seed: int | None,
-    config: dict,
-    weights: str | None,
-    values: dict,
-    n: int,
-    sha256: str,
-    seconds: float,
-) -> None:
+def _record(transfer: Transfer, place: _Place, config: dict, values: dict, n: int, seconds: float) -> None:
+    target, row, seed, sha256, weights = place
     entry = {"row": row, "seed": seed, "values": values, "n": n, "data": transfer.data, "data_sha256": sha256}
     made = provenance(transfer.device, seconds, transfer.command(target, row, seed))
     record(target, entry | {"config": config, "weights_sha256": weights} | made, transfer.results)
@@ -507,8 +290,8 @@ def _heads(
         shared = _config(transfer, head=head, layer=layer, background=background)
         configs = [shared] if target == "fig7" else [shared | {"per class": k} for k in sizes]
         pictures = transfer.pictures
-        of_these = weights, pictures.sha256
-        if all(_is_recorded(transfer, (target, row, number), config, *of_these) for config in configs):
+        place = _Place(target, row, number, pictures.sha256, weights)
+        if all(_is_recorded(transfer, place, config) for config in configs):
             say(f"{target}, {row}, split {number}{', with background' * background}: is in the ledger")
             continue
         split = transfer.split(number, background)
@@ -530,39 +313,14 @@ def _heads(
                 found["strongest"] = strongest_maps(
                     fitted, x[mine], labels[mine], pictures.classes, transfer.maps(layer)
                 )
-            seconds = time.monotonic() - start
-            sha = pictures.sha256
-            _record(
-                transfer,
-                target,
-                row,
-                number,
-                shared | {"per class": k},
-                weights,
-                found,
-                len(tests[1]),
-                sha,
-                seconds,
-            )
+            config, seconds = shared | {"per class": k}, time.monotonic() - start
+            _record(transfer, place, config, found, len(tests[1]), seconds)
         if target == "fig7":
+            keys = ("accuracy", "strength", "each")
             values = {"per class": list(curve)}
-            values |= {
-                key: [found[key] for found in curve.values()] for key in ("accuracy", "strength", "each")
-            }
+            values |= {key: [found[key] for found in curve.values()] for key in keys}
             values["classes"] = [pictures.classes[c] for c in tests[1].unique().tolist()]
-            seconds = time.monotonic() - begin
-            _record(
-                transfer,
-                target,
-                row,
-                number,
-                shared,
-                weights,
-                values,
-                len(tests[1]),
-                pictures.sha256,
-                seconds,
-            )
+            _record(transfer, place, shared, values, len(tests[1]), time.monotonic() - begin)
 
 
 def strongest_maps(
@@ -603,7 +361,8 @@ def _from_scratch(transfer: Transfer, target: str, number: int, say: Callable[[s
         config = _config(transfer, recipe=transfer.recipe.name, epochs=transfer.epochs)
         config |= {"background": False, "per class": k}
         pictures = transfer.pictures
-        if _is_recorded(transfer, (target, "scratch", number), config, None, pictures.sha256):
+        place = _Place(target, "scratch", number, pictures.sha256, None)
+        if _is_recorded(transfer, place, config):
             say(f"{target}, scratch, split {number}, {k} per class: is in the ledger")
             continue
         split = transfer.split(number)
@@ -637,8 +396,8 @@ def _from_scratch(transfer: Transfer, target: str, number: int, say: Callable[[s
         found["loss"] = round(run.history[-1]["loss"], 4)
         say(f"{target}, scratch, split {number}, {k} per class: {found['accuracy']:.1f} %")
         seconds = sum(epoch["seconds"] for epoch in run.history) + time.monotonic() - start
-        sha = pictures.sha256
-        _record(transfer, target, "scratch", number, config, own["sha256"], found, len(tests), sha, seconds)
+        place = place._replace(weights=own["sha256"])
+        _record(transfer, place, config, found, len(tests), seconds)
 
 
 # ------------------------------------------------------------------------------ Table 5
@@ -656,7 +415,8 @@ def _voc_row(transfer: Transfer, row: str, say: Callable[[str], None]) -> None:
     start = time.monotonic()
     known, tests = voc(year, learn, side), voc(year, judge, side)
     sha = hashlib.sha256((known.sha256 + tests.sha256).encode()).hexdigest()
-    if _is_recorded(transfer, ("table5", row, None), config, weights, sha):
+    place = _Place("table5", row, None, sha, weights)
+    if _is_recorded(transfer, place, config):
         say(f"table5, {row}, {learn} to {judge}: is in the ledger")
     else:
         fitted, scores = _voc_scores(transfer, kind, layer, known, tests)
@@ -667,8 +427,7 @@ def _voc_row(transfer: Transfer, row: str, say: Callable[[str], None]) -> None:
         values = {"mean": round(statistics.fmean(precision.values()), 3), "average precision": precision}
         values |= {"strength": fitted.strength, "trained on": len(known)}
         say(f"table5, {row}, {learn} to {judge}: mean average precision {values['mean']:.1f} %")
-        seconds = time.monotonic() - start
-        _record(transfer, "table5", row, None, config, weights, values, len(tests), sha, seconds)
+        _record(transfer, place, config, values, len(tests), time.monotonic() - start)
     if year != 2007:
         try:
             closed = voc(year, "test", side)
@@ -676,13 +435,8 @@ def _voc_row(transfer: Transfer, row: str, say: Callable[[str], None]) -> None:
             say(f"table5, {row}: no files for the evaluation server, for {error}")
             return
         _, scores = _voc_scores(transfer, kind, layer, voc(year, "trainval", side), closed)
-        folder = (
-            Path(transfer.out)
-            / f"{transfer.data}-{row.replace(', layer ', '-')}"
-            / "results"
-            / f"VOC{year}"
-            / "Main"
-        )
+        name = f"{transfer.data}-{row.replace(', layer ', '-')}"
+        folder = Path(transfer.out) / name / "results" / f"VOC{year}" / "Main"
         write_submission(folder, closed.files, scores, "test")
         say(f"table5, {row}: files for the evaluation server are in {folder}")
 
@@ -695,134 +449,3 @@ def _voc_scores(transfer: Transfer, kind: str, layer: int, known: Any, tests: An
     scores = torch.zeros(len(tests), len(VOC_CLASSES))
     scores[:, head.classes] = head.decision(y).softmax(1)
     return head, scores
-
-
-# ------------------------------------------------------------------------------ what the ledger tells
-def spread(accuracies: Sequence[float]) -> str:
-    """``"58.4 ± 0.9"``: mean and standard deviation over the splits, as the paper has it; "–" for none."""
-    if not accuracies:
-        return "–"
-    if len(accuracies) == 1:
-        return f"{accuracies[0]:.1f} (one split)"
-    return f"{statistics.fmean(accuracies):.1f} ± {statistics.stdev(accuracies):.1f}"
-
-
-def accuracies(entries: Sequence[Mapping[str, Any]], row: str, **config: Any) -> dict[int, float]:
-    """The accuracy of each split of a row with this config, ``{split: %}``, among the ledger's entries.
-
-    Raises ``ValueError`` where the config does not tell two entries of a split apart.
-    """
-    found = _of_row(entries, row, config)
-    each = {entry["seed"]: entry["values"]["accuracy"] for entry in found}
-    if len(each) < len(found):
-        raise ValueError(f"{row} has several entries of a split with {config}; say which")
-    return each
-
-
-def _of_row(
-    entries: Sequence[Mapping[str, Any]], row: str, config: Mapping[str, Any]
-) -> list[Mapping[str, Any]]:
-    alike = (entry for entry in entries if entry["row"] == row)
-    return [entry for entry in alike if all(entry["config"].get(key) == config[key] for key in config)]
-
-
-def entries_of(target: str, data: str, weights_sha256: str, **config: Any) -> list[dict[str, Any]]:
-    """The book's ledger entries of a target on that data, without features of other weights than these.
-
-    ``config`` narrows them, as ``duplicates="kept"``.
-    """
-    return [
-        entry
-        for entry in find(target, data=data, **config)
-        if "layer" not in entry["config"] or entry["weights_sha256"] in (None, weights_sha256)
-    ]
-
-
-def compare(entries: Sequence[Mapping[str, Any]], a: str, b: str, **config: Any) -> Paired | None:
-    """Row a minus row b over the splits that both have, as :func:`paired`; None for fewer than two."""
-    ours, theirs = (accuracies(entries, row, **config) for row in (a, b))
-    both = sorted(ours.keys() & theirs.keys())
-    if len(both) < 2:
-        return None
-    first = _of_row(entries, a, config)[0]
-    ratio = tests_per_training(first, first["config"]["per class"])
-    return paired([ours[n] for n in both], [theirs[n] for n in both], ratio)
-
-
-def in_words(difference: Paired | None, a: str, b: str) -> str:
-    """A difference as a sentence: which is above by how much, or no difference, or that it is not known."""
-    if difference is None:
-        return f"{a} against {b}: **not run yet**"
-    low, high = difference.interval
-    interval = (
-        f"{abs(difference.mean):.1f} points (95 % interval of the difference {low:+.1f} to {high:+.1f})"
-    )
-    if low <= 0 <= high:
-        return f"{a} and {b} cannot be told apart: {interval}"
-    return f"{a} is {'above' if low > 0 else 'below'} {b} by {interval}"
-
-
-def few_shot(
-    features: Mapping[str, Tensor],
-    labels: Tensor,
-    sizes: Sequence[int] = (1, 2, 3, 5, 10, 20, 30),
-    draws: int = 5,
-) -> dict[str, list[tuple[float, float, float]]]:
-    """Accuracy of a softmax by training pictures per class: ``{name: [(size, mean, deviation), …]}``.
-
-    ``features`` are one (N, D) for each name, of the same pictures; all see the same ``draws`` splits.
-    """
-    curves = {}
-    for name, x in features.items():
-        found = [[] for _ in sizes]
-        for number in range(draws):
-            split = draw_split(labels, number, max(sizes))
-            for column, k in zip(found, sizes, strict=True):
-                mine = split.train[split.rank < k]
-                predicted = fit_softmax(x[mine], labels[mine]).predict(x[split.test])
-                column.append(float(per_class_accuracy(predicted, labels[split.test]).mean()))
-        curves[name] = [
-            (float(k), statistics.fmean(column), statistics.stdev(column))
-            for k, column in zip(sizes, found, strict=True)
-        ]
-    return curves
-
-
-def mean_curves(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float, float]]]:
-    """The ledger's curves of Fig. 7, as :func:`few_shot` gives them, rows with two splits at least."""
-    curves = {}
-    for row in sorted({entry["row"] for entry in entries}):
-        mine = [entry["values"] for entry in entries if entry["row"] == row]
-        if len(mine) > 1:
-            columns = zip(mine[0]["per class"], *(values["accuracy"] for values in mine), strict=True)
-            curves[row] = [(float(k), statistics.fmean(a), statistics.stdev(a)) for k, *a in columns]
-    return curves
-
-
-def class_curves(
-    entries: Sequence[Mapping[str, Any]],
-) -> dict[str, dict[str, list[tuple[float, float, float]]]]:
-    """The ledger's curves of Fig. 7 for each class, ``{class: {row: [(size, mean, deviation), …]}}``.
-
-    Over the splits, of the rows that have two at least; accuracies in percent.
-    """
-    curves: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
-    for row in sorted({entry["row"] for entry in entries}):
-        mine = [entry["values"] for entry in entries if entry["row"] == row]
-        if len(mine) < 2:
-            continue
-        each = np.array([values["each"] for values in mine])  # (splits, sizes, classes)
-        mean, deviation = each.mean(0), each.std(0, ddof=1)
-        for column, name in enumerate(mine[0]["classes"]):
-            points = zip(mine[0]["per class"], mean[:, column], deviation[:, column], strict=True)
-            curves.setdefault(name, {})[row] = [(float(k), float(m), float(d)) for k, m, d in points]
-    return curves
-
-
-def by_class(entries: Sequence[Mapping[str, Any]], row: str) -> dict[str, float]:
-    """Each class's accuracy at the right end of Fig. 7, mean over the splits, the best class first."""
-    mine = [entry["values"] for entry in entries if entry["row"] == row]
-    if not mine:
-        return {}
-    means = np.mean([values["each"][-1] for values in mine], axis=0).tolist()
-    return dict(sorted(zip(mine[0]["classes"], means, strict=True), key=lambda pair: -pair[1]))

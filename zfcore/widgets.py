@@ -698,7 +698,7 @@ class ClassExplorer(ipywidgets.VBox):
         What the features look for; see :class:`FeatureExplorer`.
     curves
         Class → row → points (training pictures, mean, deviation; accuracies in percent), as
-        :func:`zfcore.generalization.class_curves` gives them. The first row's last point ranks the classes.
+        :func:`zfcore.transfer_tables.class_curves` gives them. The first row's last point ranks the classes.
     carriers
         Class → (feature, its part in the decision), the strongest first, as
         :func:`zfcore.generalization.strongest_maps` gives them; four at most are shown.

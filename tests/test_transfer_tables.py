@@ -1,0 +1,73 @@
+"""Tables 3 to 6 and Fig. 7: what is read from the ledger, and how rows are compared."""
+
+import pytest
+
+from zfcore.generalization import rows_of
+from zfcore.protocols import paired
+from zfcore.transfer_tables import (
+    TABLE3,
+    TABLE4,
+    TABLE5,
+    TABLE6,
+    accuracies,
+    class_curves,
+    compare,
+    entries_of,
+    in_words,
+    spread,
+)
+
+
+def test_the_papers_tables_are_whole():
+    assert len(TABLE5) == 22
+    assert [len(next(iter(t.values()))) for t in (TABLE3, TABLE4, TABLE5, TABLE6)] == [2, 4, 4, 2]
+    assert TABLE3["pretrained"] == ("83.8 ± 0.5", "86.5 ± 0.5")
+    assert TABLE6["svm(5)"][0] == "86.2 ± 0.8"
+    assert set(TABLE6) <= set(rows_of("table6"))
+
+
+def test_rows_are_compared_over_the_splits_that_both_have():
+    entries = [
+        {
+            "row": row,
+            "seed": s,
+            "values": {"accuracy": a},
+            "config": {"per class": 30},
+            "data": "caltech101",
+            "n": 2945,
+        }
+        for row, found in (("a", [60, 62, 61]), ("b", [50, 51, 50, 90]))
+        for s, a in enumerate(found)
+    ]
+    assert accuracies(entries, "a", **{"per class": 15}) == {}
+    assert compare(entries, "a", "b").mean == pytest.approx(32 / 3)
+    assert in_words(compare(entries, "a", "b"), "a", "b").startswith("a is above b by 10.7 points")
+    assert in_words(compare(entries, "a", "c"), "a", "c") == "a against c: **not run yet**"
+    assert "cannot be told apart" in in_words(paired({0: 1, 1: 3}, {0: 2, 1: 2}, 1), "a", "b")
+    same = paired({0: 60, 1: 62, 2: 61}, {0: 50, 1: 51, 2: 50}, 2945 / 3030)
+    assert compare(entries, "a", "b") == same
+    with pytest.raises(ValueError, match="several entries of a split"):
+        accuracies([*entries, {**entries[0], "values": {"accuracy": 1}}], "a")
+    assert (spread([]), spread([5.0]), spread([5.0, 7.0])) == ("–", "5.0 (one split)", "6.0 ± 1.4")
+
+
+def test_the_curves_of_a_class_are_means_and_deviations_over_the_splits():
+    def entry(row, each):
+        return {"row": row, "values": {"per class": [1, 5], "each": each, "classes": ["ant", "bee"]}}
+
+    entries = [
+        entry("pretrained", [[10.0, 20.0], [50.0, 60.0]]),
+        entry("pretrained", [[30.0, 20.0], [70.0, 90.0]]),
+        entry("pretrained", [[20.0, 20.0], [60.0, 30.0]]),
+        entry("scratch", [[1.0, 2.0], [3.0, 4.0]]),
+    ]
+    curves = class_curves(entries)
+    assert list(curves) == ["ant", "bee"]
+    assert list(curves["ant"]) == ["pretrained"]  # one split has no deviation
+    assert curves["ant"]["pretrained"] == [(1.0, 20.0, 10.0), (5.0, 60.0, 10.0)]
+    assert curves["bee"]["pretrained"] == [(1.0, 20.0, 0.0), (5.0, 60.0, pytest.approx(30.0))]
+    assert class_curves([]) == {}
+
+
+def test_an_empty_ledger_has_no_entries():
+    assert entries_of("no-such-table", "caltech101", "0") == []
