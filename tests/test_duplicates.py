@@ -68,7 +68,7 @@ def test_the_correlation_of_equals_is_the_naive_one(scenes):
 
 def test_no_pair_is_lost_between_blocks(scenes):
     a = thumbnails(scenes[:30])
-    small, large = ({(i, j): r for i, j, r in matches(a, a, block=size)} for size in (7, 1000))
+    small, large = ({(i, j): r for i, j, r in matches(a, a, block=size)} for size in (1, 1000))
     assert small == pytest.approx(large)
     assert {(i, i) for i in range(30)} <= {(i, j) for i, j, _ in matches(a, a)}
 

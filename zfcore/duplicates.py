@@ -41,6 +41,7 @@ CANDIDATE = 0.1  # how far below the threshold a 16×16 correlation may lie: a c
 ALIGNED = 0.03  # how far, once the two are aligned
 DETAIL = 0.25  # and how far the correlation of the details
 MARGINS = (0.0, 0.025, 0.05)
+WIDTH = 16  # a block of the second set in blocks of the first: what is made of it pays over many of these
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def matches(
     threshold
         Least correlation of the aligned thumbnails, in (0, 1].
     block
-        Thumbnails of ``a`` that are compared with all of ``b`` at once: memory for block × M floats.
+        Thumbnails of ``a`` that are compared with 16 times as many of ``b`` at once: memory for so many
+        floats, however large the sets are.
 
     Returns
     -------
@@ -79,22 +81,24 @@ def matches(
     if not 0 < threshold <= 1:
         raise ValueError(f"the threshold is {threshold}; accepted is above 0 and at most 1, such as 0.95")
     best: dict[tuple[int, int], float] = {}
-    sides = [(pixels, *_whole_and_cropped(pixels)) for pixels in (b.pixels, b.pixels.flip(-1))]
-    for start in range(0, len(a.pixels), block):
-        mine = a.pixels[start : start + block]
-        whole, cropped = _whole_and_cropped(mine)
-        for pixels, columns, fewer in sides:
-            found = torch.maximum(whole @ columns.T, whole @ fewer.T)
-            hits = (torch.maximum(found, cropped @ columns.T) > threshold - CANDIDATE).nonzero()
-            for pairs in _likely(hits, mine, pixels, threshold):
-                found, detail = _aligned(mine[pairs[:, 0]].float(), pixels[pairs[:, 1]].float())
-                for n in (
-                    ((found >= threshold - 1e-6) & (detail >= threshold - DETAIL)).nonzero()[:, 0].tolist()
-                ):
-                    row, column = pairs[n].tolist()
-                    pair = int(a.owner[start + row]), int(b.owner[column])
-                    best[pair] = max(best.get(pair, 0.0), min(1.0, float(found[n])))
+    for first, theirs in _blocks(b.pixels, WIDTH * block):
+        sides = [(pixels, *_whole_and_cropped(pixels)) for pixels in (theirs, theirs.flip(-1))]
+        for start, mine in _blocks(a.pixels, block):
+            whole, cropped = _whole_and_cropped(mine)
+            for pixels, columns, fewer in sides:
+                found = torch.maximum(whole @ columns.T, whole @ fewer.T)
+                hits = (torch.maximum(found, cropped @ columns.T) > threshold - CANDIDATE).nonzero()
+                for pairs in _likely(hits, mine, pixels, threshold):
+                    found, detail = _aligned(mine[pairs[:, 0]].float(), pixels[pairs[:, 1]].float())
+                    same = (found >= threshold - 1e-6) & (detail >= threshold - DETAIL)
+                    for (row, column), r in zip(pairs[same].tolist(), found[same].tolist(), strict=True):
+                        pair = int(a.owner[start + row]), int(b.owner[first + column])
+                        best[pair] = max(best.get(pair, 0.0), min(1.0, r))
     return sorted(((i, j, r) for (i, j), r in best.items()), key=lambda hit: (-hit[2], *hit[:2]))
+
+
+def _blocks(pixels: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
+    return ((start, pixels[start : start + size]) for start in range(0, len(pixels), size))
 
 
 def _likely(hits: Tensor, a: Tensor, b: Tensor, threshold: float) -> Iterator[Tensor]:
