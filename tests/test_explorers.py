@@ -281,11 +281,23 @@ def test_the_scan_gives_the_maps_of_python_and_any_place_can_be_gone_back_to(ope
     assert square_of(occlusion) == (10, 4, 14)
 
 
+# Within the page, so that what is measured is its pace and not that of the test's messages.
+MOVE_AND_STOP = """async root => {
+    const button = root.querySelector('[data-do="scan"]');
+    button.click();
+    const moved = new KeyboardEvent("keydown", {key: "ArrowUp", bubbles: true, cancelable: true});
+    root.querySelector('[data-do="square"]').dispatchEvent(moved);
+    do await new Promise(go => setTimeout(go, 1)); while (root.getAttribute("aria-busy") !== "false");
+    const scanning = root.dataset.scanning !== undefined;
+    button.click();
+    return [moved.defaultPrevented, scanning];
+}"""
+
+
 def test_a_scan_can_be_stopped_and_leaves_time_for_the_readers_hand(opened, occlusion):
-    occlusion.get_by_role("button", name="Scan the whole picture").click()
-    occlusion.locator('[data-do="square"]').press("ArrowUp")
-    drawn(occlusion)
-    occlusion.get_by_role("button", name="Stop").click()
+    top, _, _ = square_of(occlusion)
+    assert occlusion.evaluate(MOVE_AND_STOP) == [True, True]
+    assert square_of(occlusion)[0] < top
     assert occlusion.get_by_role("button", name="Scan the whole picture").is_visible()
     opened.wait_for_timeout(300)
     assert "Scanned" not in occlusion.locator(".zf-status").inner_text()
