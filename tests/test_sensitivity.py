@@ -83,7 +83,7 @@ def scans_by_hand():
     """Two pictures, 2 × 2 positions. Hiding the first one costs picture 0 its class, and helps picture 1."""
     drop = torch.tensor([[[0.6, 0.1], [0.0, -0.2]], [[-0.05, 0.3], [0.2, 0.1]]])
     labels = torch.tensor([[[4, 7], [7, 7]], [[2, 2], [2, 2]]])
-    covered = {name: drop.clone() for name in ("projection", *METHODS)}
+    covered = {name: drop.clone() for name in ("projection", "activity", *METHODS)}
     covered["contrast"] = -drop
     return Scans(
         target=torch.tensor([7, 1]),
@@ -112,6 +112,7 @@ def test_measures_of_two_pictures_worked_out_by_hand():
     np.testing.assert_allclose(found["map"]["projection"], [1, 1])
     np.testing.assert_allclose(found["map"]["contrast"], [-1, -1])
     np.testing.assert_allclose(found["map"]["projection minus contrast"], [2, 2])
+    np.testing.assert_allclose(found["map"]["projection minus activity"], [0, 0])
     np.testing.assert_allclose(found["class"]["map"], [1, 1])
     np.testing.assert_allclose(found["class"]["another picture's map"], [-0.2, -0.2])
     quarter = found["projection's quarter"]["drop there minus elsewhere"]
@@ -164,7 +165,9 @@ def test_a_scan_holds_what_each_call_gives(small):
         gradient = net.project(images[n : n + 1], "classifier.6", target, rule="gradient")
         first_order = under_square((gradient * images[n]).sum(1), 20, 12)[0]
         torch.testing.assert_close(scans.covered["gradient × input"][n], first_order, rtol=1e-3, atol=1e-4)
-    assert all(bool((scans.covered[name] >= 0).all()) for name in ("gradient", "guided", "contrast"))
+    assert all(
+        bool((scans.covered[name] >= 0).all()) for name in ("gradient", "guided", "activity", "contrast")
+    )
 
 
 def test_a_negative_logit_is_projected_as_a_positive_one(small):

@@ -9,7 +9,7 @@ from zfcore.data import patches
 from zfcore.invariance import amounts
 from zfcore.ledger import read
 from zfcore.model import build, initialize_, load
-from zfcore.stability import five, invariance_entries, linearity, small_half, summary, turned
+from zfcore.stability import exponent, five, invariance_entries, linearity, one_side, summary, turned
 from zfcore.view import Viewer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -25,12 +25,18 @@ def test_a_line_through_the_origin_has_an_r_squared_of_1():
     assert fits[1] == pytest.approx(float(1 - left_over / (6 * amount.sqrt().var(correction=0))))
 
 
-def test_the_small_half_begins_with_nothing():
-    kept, away = small_half("translate", amounts("translate", 224))
-    assert away.tolist() == [0, 10, 20, 30]
-    assert kept == [6, 7, 8, 9]
-    kept, away = small_half("scale", amounts("scale", 224))
-    assert away.numpy() == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+def test_a_bend_that_a_line_nearly_fits_is_told_by_its_exponent():
+    amount = torch.arange(6.0).double()
+    found = exponent(torch.stack([3 * amount, 2 * amount.sqrt(), amount**1.5]), amount)
+    assert found.tolist() == pytest.approx([1, 0.5, 1.5])
+
+
+def test_one_side_of_a_range_begins_with_nothing():
+    kept, away = one_side("translate", amounts("translate", 224))
+    assert away.tolist() == [0, 10, 20, 30, 40, 50, 60]
+    assert kept == [6, 7, 8, 9, 10, 11, 12]
+    kept, away = one_side("scale", amounts("scale", 224))
+    assert away.numpy() == pytest.approx([n / 10 for n in range(9)])
     assert kept[0] == 0
 
 
@@ -51,6 +57,8 @@ def test_features_that_move_less_with_depth_are_told():
         assert found[words]["rank correlation with depth"]["mean"] == pytest.approx(-1)
         assert found[words]["layers"]["layer 2"]["mean"] == pytest.approx(3 * (amount - 1) * 1.05, rel=0.05)
     assert found["linearity"]["layers"]["layer 1"]["mean"] == pytest.approx(1)
+    assert found["linearity"]["exponents"]["layer 4"]["mean"] == pytest.approx(1)
+    assert [step["high"] < 0 for step in found["small"]["steps"]] == [True] * 3
     assert found["curves"]["layer 3"]["mean"][0] == 0
     assert len(found["curves"]["layer 3"]["low"]) == 9
 

@@ -9,8 +9,9 @@ over the pictures tells how sure their mean is (:func:`interval`):
 - *Drop*: how much probability the class loses, squares inside the box against those outside.
 - *Rank correlation* (Spearman, over the positions of the square) of the loss of the class, or of the
   strongest map, with what a square covers of some picture: the map's projection, three saliencies of the
-  class, the gradient times the input (what hiding takes away, to first order), and the picture's own
-  contrast, which knows no network.
+  class, the gradient times the input (what hiding takes away, to first order), the map itself laid on the
+  picture (which knows where it is active and no structure), and the picture's own contrast, which knows no
+  network.
 - How often the label changes, and how often hiding something raises the class.
 
 Squares in the middle hurt more than those at the rim, whatever is there. So each measure is also taken
@@ -100,7 +101,8 @@ def scan(
     """Slide a grey square over each picture, and note what else the square covers.
 
     ``covered`` holds, summed over the square and the colours: ``"projection"``, the absolute values of the
-    deconvnet's projection of the strongest map of ``layer`` (all of it, as Fig. 6 (c)); ``"gradient"``,
+    deconvnet's projection of the strongest map of ``layer`` (all of it, as Fig. 6 (c)); ``"activity"``, that
+    map itself, stretched over the picture; ``"gradient"``,
     ``"guided"`` and ``"deconvnet"``, those of the class's logit by the three rules; ``"gradient × input"``,
     signed; and ``"contrast"``, the differences between neighbouring pixels of the picture itself.
 
@@ -153,6 +155,8 @@ def _projected(model, images: Tensor, targets: Tensor, channels: Tensor, layer: 
     found = {name: r.abs().sum(1) for name, r in from_class.items()}
     found[METHODS[3]] = (from_class["gradient"] * images).sum(1)
     found["projection"] = net.project(images, layer, channels, "map").abs().sum(1)
+    own = net.activations(images, [layer])[layer][torch.arange(len(images)), channels]  # (N, h, w)
+    found["activity"] = F.interpolate(own[:, None], images.shape[2:], mode="bilinear")[:, 0]
     return found
 
 
@@ -209,6 +213,7 @@ PAIRS = (
     ("pointing game", "deepest drop", "another picture's box"),
     ("drop", "inside minus outside", "another picture's box"),
     ("map", "projection", "another picture's projection"),
+    ("map", "projection", "activity"),
     ("map", "projection", "contrast"),
     ("class", "map", "another picture's map"),
     *(("class", name, f"another picture's {name}") for name in METHODS),
@@ -249,7 +254,7 @@ def measures(scans: Scans, inside: Tensor) -> dict[str, dict[str, np.ndarray]]:
             "another picture's projection": rank_correlation(
                 scans.fall, scans.covered["projection"].roll(-1, 0)
             ),
-            "contrast": rank_correlation(scans.fall, scans.covered["contrast"]),
+            **{name: rank_correlation(scans.fall, scans.covered[name]) for name in ("activity", "contrast")},
         },
         "class": {
             "map": rank_correlation(scans.drop, scans.fall),

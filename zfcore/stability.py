@@ -6,10 +6,11 @@ spread, the root mean square of the distance between two different pictures: 0 i
 as another picture. Then, each with an interval over the pictures (bootstrap, percentiles, 95 %):
 
 - *Depth*: the relative distance of each layer at a small and at a large amount; the difference between the
-  first layer and the last, paired by picture; the rank correlation of distance and depth. Invariance
-  that grows with depth means a positive difference and a negative correlation.
-- *Linearity*: R² of the distance against the amount of the shift or the scale, over the small half of the
-  range, for a line through the origin. Quasi-linear means close to 1.
+  first layer and the last, and each step between, paired by picture; the rank correlation of distance and
+  depth. Invariance that grows with depth means a positive difference and a negative correlation.
+- *Linearity*: R² of the distance against the amount of the shift or the scale, over the whole range, for a
+  line through the origin. Quasi-linear means close to 1. A curve that bends may come near it; the exponent b
+  of the power of the amount that fits best tells a line (1) from a square root (0.5).
 - *Rotation*: the probability of the true class, averaged over the turn and divided by that of the upright
   picture; for the most symmetric tenth of the pictures the network knows, and for the others.
 
@@ -66,17 +67,28 @@ def linearity(distances: Tensor, amount: Tensor) -> Tensor:
     return 1 - left_over / (distances - distances.mean(1, keepdim=True)).square().sum(1).clamp_min(1e-30)
 
 
-def small_half(transform: str, values: list[float]) -> tuple[list[int], Tensor]:
-    """Which of the values are the small half of a range, on one side; and how far from nothing they are."""
+def exponent(distances: Tensor, amount: Tensor) -> Tensor:
+    """The b of the power ∝ amount^b that fits distances (N, V) best, by least squares of logarithms, (N,).
+
+    Amounts (V,) of 0 say nothing of it and are left out. 1 is a line through the origin.
+    """
+    moved = amount > 0
+    x, y = amount[moved].log(), distances[:, moved].clamp_min(1e-30).log()
+    x = x - x.mean()
+    return (y - y.mean(1, keepdim=True)) @ x / x.square().sum()
+
+
+def one_side(transform: str, values: list[float]) -> tuple[list[int], Tensor]:
+    """Which of the values are nothing or more, on one side of a range; and how far from nothing they are."""
     away = torch.tensor(values, dtype=torch.float64) - NOTHING[transform]
-    kept = [n for n, amount in enumerate(away.tolist()) if 0 <= amount <= float(away.max()) / 2 + 1e-9]
+    kept = [n for n, amount in enumerate(away.tolist()) if amount >= 0]
     return kept, away[kept]
 
 
 def summary(relative: Mapping[str, Tensor], transform: str, values: list[float]) -> dict[str, Any]:
     """The curves and claims of one transformation from relative distances {layer: (N, V)}, in order."""
     small, large = STATED[transform]
-    kept, away = small_half(transform, values)
+    kept, away = one_side(transform, values)
     found: dict[str, Any] = {"amounts": values, "curves": {}}
     for layer, distances in relative.items():
         every = [interval(column) for column in distances.T.numpy()]
@@ -89,6 +101,7 @@ def summary(relative: Mapping[str, Tensor], transform: str, values: list[float])
             "amount": values[column],
             "layers": dict(zip(relative, map(interval, at.numpy()), strict=True)),
             "first minus last": interval((at[0] - at[-1]).numpy()),
+            "steps": [interval(step) for step in at.diff(dim=0).numpy()],
             "rank correlation with depth": interval(_correlation(ranks.T, depth).numpy()),
         }
     if transform != "rotate":
@@ -96,6 +109,10 @@ def summary(relative: Mapping[str, Tensor], transform: str, values: list[float])
         found["linearity"] = {
             "layers": dict(zip(relative, map(interval, fits.numpy()), strict=True)),
             "last minus first": interval((fits[-1] - fits[0]).numpy()),
+            "exponents": {
+                layer: interval(exponent(distances[:, kept], away).numpy())
+                for layer, distances in relative.items()
+            },
         }
     return found
 
