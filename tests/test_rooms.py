@@ -53,6 +53,7 @@ MAY_IMPORT = {
         "ledger",
         "protocols",
         "reproduce",
+        "sensitivity",
         "spectra",
         "tables",
         "train",

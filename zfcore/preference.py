@@ -103,7 +103,7 @@ def regularisers(
     dict
         Variant → ``kept`` (activation reached as a share of the plain one's), ``high`` (share of high
         frequencies), ``agreement`` (correlation of two seeds) and ``size`` (root mean square of the picture),
-        each with ``mean``, ``low`` and ``high`` over the units.
+        each with ``mean``, ``low`` and ``high`` over the units, of which each stands for its two seeds.
     """
     befores = [viewer.before(path) for path in viewer.layers.values()]
     befores += [viewer.net.trace.result] if viewer.classifier else []
@@ -126,9 +126,9 @@ def regularisers(
             first, second = pictures.flatten(1).split(len(chosen))
             measured = {
                 "reached": reached,
-                "kept": reached / plain,
-                "high": band_shares(pictures)[:, 2],
-                "size": pictures.square().mean((1, 2, 3)).sqrt(),
+                "kept": _by_unit(reached / plain),
+                "high": _by_unit(band_shares(pictures)[:, 2]),
+                "size": _by_unit(pictures.square().mean((1, 2, 3)).sqrt()),
                 "agreement": torch.stack(
                     [torch.corrcoef(torch.stack(two))[0, 1] for two in zip(first, second, strict=True)]
                 ),
@@ -143,6 +143,11 @@ def regularisers(
         }
         for name, of in found.items()
     }
+
+
+def _by_unit(values: Tensor) -> Tensor:
+    """The means over the two seeds of each unit, whose pictures are not independent of each other."""
+    return values.unflatten(0, (2, -1)).mean(0)
 
 
 def maximization_entry(
