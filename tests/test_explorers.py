@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 import pytest
-from browser import DROP, Reader, drawn, fits_a_phone_and_breaks_no_rule, panels
+from browser import DROP, Reader, copied, drawn, fits_a_phone_and_breaks_no_rule, panels
 from PIL import Image
 from test_page import CARD, PICTURES, Elements, small
 from test_widgets import CARRIERS, CURVES
@@ -191,10 +191,10 @@ def square_of(explorer):
     return tuple(int(box.get_attribute(key)) for key in ("y", "x", "width"))
 
 
-def assert_says_what_python_says(explorer, viewer, picture, fill="grey", target=0):
+def assert_says_what_python_says(explorer, viewer, picture, fill="grey", target=0, name="x"):
     """The whole sentence: place, probabilities, label, and what is left of the map."""
     top, left, size = square_of(explorer)
-    covered = viewer.cover(viewer.look("x", picture), (top, left), size, fill, target)
+    covered = viewer.cover(viewer.look(name, picture), (top, left), size, fill, target)
     assert explorer.locator(".zf-says").inner_text() == markup.WORDS["covered"].format(
         **covered.words(viewer)
     )
@@ -253,10 +253,22 @@ def test_the_arrow_keys_move_the_square(opened, occlusion, viewer):
     assert_says_what_python_says(occlusion, viewer, PICTURES["chelsea"])
 
 
+#: Note every text that an element has had since.
+HEAR = """element => {
+    window.heard = [];
+    const hear = () => window.heard.push(element.textContent);
+    new MutationObserver(hear).observe(element, {childList: true, characterData: true, subtree: true});
+}"""
+
+
 def test_the_scan_gives_the_maps_of_python_and_any_place_can_be_gone_back_to(opened, occlusion, viewer):
     set_square(occlusion, size=14, fill="blur")
+    occlusion.locator(".zf-maps").evaluate(HEAR)
     occlusion.get_by_role("button", name="Scan the whole picture").click()
     occlusion.locator(".zf-status", has_text="Scanned 225 places").wait_for()
+    heard = opened.evaluate("window.heard")
+    assert len(heard) > 9
+    assert not any("NaN" in words for words in heard)
     seen = viewer.look("chelsea", PICTURES["chelsea"])
     for target in (0, 2):  # another class takes no new scan
         set_square(occlusion, target=target)
@@ -303,16 +315,38 @@ def test_a_scan_can_be_stopped_and_leaves_time_for_the_readers_hand(opened, occl
     assert "Scanned" not in occlusion.locator(".zf-status").inner_text()
 
 
-def test_a_picture_of_ones_own_is_occluded_as_python_does(occlusion, viewer):
-    stream = io.BytesIO()
-    Image.fromarray(PICTURES["coffee"].pixels[100:260, 120:350]).save(stream, "PNG")
-    occlusion.evaluate(DROP, ["mine.png", base64.b64encode(stream.getvalue()).decode()])
-    occlusion.locator('[data-photograph="mine.png"][aria-pressed="true"]').wait_for()
-    drawn(occlusion)
-    best = int(viewer.cover(viewer.look("x", stream)).whole[0].argmax())
-    assert occlusion.locator('[data-choice="target"]').input_value() == str(best)
-    says = occlusion.locator(".zf-says").inner_text()
-    assert says.startswith("mine.png with a square of 8×8 pixels hidden")
+FAIL = """async ([name, call]) => {
+    const network = await zfcore.Network.load(name);
+    network[call] = async () => { throw new Error("out of memory"); };
+    window.mend = () => delete network[call];
+}"""
+
+
+def test_a_scan_that_fails_says_so_and_can_be_begun_again(opened, occlusion):
+    (network, *_) = {state["network"] for state in assets.states(opened.content())}
+    opened.evaluate(FAIL, [network, "occlude"])
+    scan = occlusion.locator('[data-do="scan"]')
+    scan.click()
+    occlusion.locator(".zf-problem", has_text="out of memory").wait_for()
+    assert scan.inner_text() == "Scan the whole picture"
+    opened.evaluate("window.mend()")
+    scan.click()
+    occlusion.locator(".zf-status", has_text="Scanned 441 places").wait_for()
+
+
+def test_pictures_of_ones_own_are_occluded_as_python_does(occlusion, viewer):
+    set_square(occlusion, fill="blur")
+    pixels = PICTURES["coffee"].pixels
+    for picture in (pixels[100:260, 120:350], pixels[:160, 200:400]):  # under one name
+        stream = io.BytesIO()
+        Image.fromarray(picture).save(stream, "PNG")
+        occlusion.locator(".zf-says").evaluate("says => { says.textContent = ''; }")
+        occlusion.evaluate(DROP, ["mine.png", base64.b64encode(stream.getvalue()).decode()])
+        occlusion.locator(".zf-says", has_text="mine.png with a square of 8×8 pixels hidden").wait_for()
+        drawn(occlusion)
+        best = int(viewer.cover(viewer.look("x", stream)).whole[0].argmax())
+        assert occlusion.locator('[data-choice="target"]').input_value() == str(best)
+        assert_says_what_python_says(occlusion, viewer, stream, "blur", best, "mine.png")
 
 
 def test_the_square_and_its_maps_are_saved(opened, occlusion, viewer):
@@ -478,6 +512,37 @@ def test_a_moved_photograph_is_answered_as_by_python(opened, viewer, shift, scal
     assert explorer.locator(".zf-says").inner_text() == markup.WORDS["moved"].format(**moved.words(viewer))
     assert abs(panels(explorer)["moved"].astype(int) - moved.picture).max() <= 1
     assert explorer.locator("output").first.inner_text() == f"{shift} px"
+
+
+HURRY = """root => new Promise(done => {
+    const slider = root.querySelector('[data-choice="shift"]');
+    for (const shift of [3, -5]) {
+        slider.value = shift;
+        slider.dispatchEvent(new Event('input', {bubbles: true}));
+    }
+    const whenReady = () => root.getAttribute('aria-busy') === 'false' && done(window.heard);
+    new MutationObserver(whenReady).observe(root, {attributeFilter: ['aria-busy']});
+})"""
+
+
+def test_each_answer_is_told_with_the_move_that_it_is_the_answer_to(opened, viewer):
+    explorer = opened.locator('[data-explorer="invariance"]')
+    explorer.get_by_role("button", name="Back to the start").click()
+    drawn(explorer)
+    explorer.locator(".zf-says").evaluate(HEAR)
+    seen = viewer.look("chelsea", PICTURES["chelsea"])
+    assert explorer.evaluate(HURRY) == [
+        markup.WORDS["moved"].format(**viewer.move(seen, shift).words(viewer)) for shift in (3, -5)
+    ]
+
+
+def test_the_python_of_a_moved_photograph_is_that_of_lab(opened):
+    explorer = opened.locator('[data-explorer="invariance"]')
+    lab = InvarianceExplorer(small(), CARD, PICTURES, LAYERS)
+    for name, value in (("shift", -5), ("scale", 1.2), ("rotation", 75)):
+        explorer.locator(f'[data-choice="{name}"]').fill(str(value))
+        getattr(lab, name).value = value
+    assert copied(explorer, "Copy the Python") == lab.snippet()
 
 
 def test_the_photograph_goes_back_to_the_start(opened):

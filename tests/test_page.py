@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from browser import DROP, Reader, drawn, fits_a_phone_and_breaks_no_rule, panels
+from browser import DROP, Reader, copied, drawn, fits_a_phone_and_breaks_no_rule, panels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -475,6 +475,7 @@ def test_a_dropped_picture_is_seen_as_python_sees_it(explorer, name):
         assert_alike(shown, wanted)
     assert f"{name}, layer 2, feature 2" in explorer.locator(".zf-says").inner_text()
     assert "stays on this computer" in explorer.locator(".zf-credit").inner_text()
+    assert explorer.locator(f'[data-photograph="{name}"]').get_attribute("title") == name
 
 
 @pytest.mark.parametrize(
@@ -570,15 +571,25 @@ def test_the_picture_can_be_saved_and_its_python_copied(opened, explorer):
     wanted = contact_sheet(frame).astype(int)
     assert saved.shape == wanted.shape
     assert abs(saved - wanted).mean() < 8  # the browser's smoothing is not Pillow's
-    explorer.get_by_role("button", name="Copy the Python").click()
-    explorer.locator(".zf-status", has_text="Copied").wait_for()
-    opened.evaluate("document.body.append(document.createElement('textarea'))")
-    opened.locator("textarea").focus()
-    opened.keyboard.press("Control+V")
-    copied = opened.locator("textarea").input_value()
-    opened.locator("textarea").evaluate("area => area.remove()")
-    assert 'picture = to_input([photographs()["coffee"]], card)' in copied
-    assert 'net.project(picture, "5", 7, (2, 9))' in copied
+    python = copied(explorer, "Copy the Python")
+    assert 'picture = to_input([photographs()["coffee"]], card)' in python
+    assert 'net.project(picture, "5", 7, (2, 9))' in python
+
+
+def test_a_picture_that_is_saved_in_a_hurry_holds_what_its_name_says(opened, explorer):
+    choose(explorer, "coffee", "5", feature=7, row=2, column=9)
+    with opened.expect_download() as saving:
+        explorer.evaluate("""async root => {
+            root.querySelector('[data-do="picture"]').click();
+            await new Promise(resume => setTimeout(resume)); // its projections are on their way
+            const feature = root.querySelector('[data-choice="feature"]');
+            feature.value = 3;
+            feature.dispatchEvent(new Event('input', {bubbles: true}));
+        }""")
+    name = re.fullmatch(r"coffee-layer-2-feature-3-unit-(\d+)-(\d+)\.png", saving.value.suggested_filename)
+    frame, _ = python_panels(PICTURES["coffee"], "5", 3, (int(name[1]), int(name[2])))
+    saved = np.asarray(Image.open(saving.value.path()).convert("RGB"), dtype=int)
+    assert abs(saved - contact_sheet(frame)).mean() < 8
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -299,6 +299,7 @@ def maximization_html(
             "target": start.channel if of_class else 0,
             "position": start.position,
             "seed": seed,
+            "steps": len(start.history),
         },
     }
     body = climbed_html(viewer, start, climb_controls(viewer, start, classes))
@@ -427,7 +428,7 @@ from zfcore.invariance import warp
 picture, layers = to_input([{{pixels}}], card), ["{{first}}", "{{deepest}}"]
 moved = warp(warp(warp(picture, "rotate", {{rotation}}), "scale", {{scale}}), "translate", {{shift}})
 before, after = (Deconvnet(network).activations(x, layers) for x in (picture, moved))
-{{{{layer: (after[layer] - f).norm() / f.norm() for layer, f in before.items()}}}}
+dict((layer, (after[layer] - f).norm() / f.norm()) for layer, f in before.items())
 """
 STORED_SNIPPET = """\
 from zfcore.gallery import Gallery

@@ -420,7 +420,7 @@ class Explorer {
       if (!thumb) {
         const first = this.find("[data-photograph]", HTMLElement);
         thumb = /** @type {HTMLElement} */ (first.cloneNode(true));
-        /** @type {HTMLElement} */ (thumb).dataset.photograph = name;
+        Object.assign(/** @type {HTMLElement} */ (thumb), { title: name }).dataset.photograph = name;
         first.parentElement?.insertBefore(thumb, this.find(".zf-own-picture", HTMLElement));
       }
       const image = find(thumb, "img", HTMLImageElement);

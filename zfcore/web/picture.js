@@ -106,7 +106,8 @@ function drawOnWhite(context, source, x, y) {
   context.drawImage(source, x, y);
 }
 
-/** Decode a picture file: turned as its EXIF says, no colour profile applied, as Python does.
+/** Decode a picture file: turned as its EXIF says, which browsers do unasked and whose name for it differs; no colour
+ *  profile applied, as Python does.
  *  @param {Blob} file @param {string} name */
 async function decodePicture(file, name) {
   const probe = canvasOf(1, 1);
@@ -116,7 +117,7 @@ async function decodePicture(file, name) {
     throw new Error("this browser hides the pixels of pictures from pages (a privacy setting), so the network cannot see yours");
   }
   try {
-    return await createImageBitmap(file, { imageOrientation: "from-image", premultiplyAlpha: "none", colorSpaceConversion: "none" });
+    return await createImageBitmap(file, { premultiplyAlpha: "none", colorSpaceConversion: "none" });
   } catch {
     throw new Error(`“${name}” cannot be read as a picture; JPEG, PNG, WebP and GIF files are, if they are whole`);
   }
