@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from html import escape
 
 import numpy as np
@@ -81,6 +82,7 @@ KINDS = ("occlusion", "feature", "invariance", "photo")
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_explorer_asks_for_nothing_has_no_ids_and_labels_every_control(twins, kind):
     elements = Elements(twins[kind])
+    assert not elements.restored
     assert not re.search(r"https?://|//[a-z]+\.|@import|url\(", twins[kind])
     assert not any(
         a.get("src", "data:") for _, a in elements.tags if not a.get("src", "data:").startswith("data:")
@@ -98,6 +100,21 @@ def test_before_the_script_runs_the_maps_of_the_whole_scan_show(viewer, twins):
         shown = re.search(rf'data-panel="{name}".*?<img src="([^"]+)"', twins["occlusion"])[1]
         np.testing.assert_array_equal(decoded(shown), wanted)
     assert escape(markup.WORDS["covered"].format(**covered.words(viewer))) in twins["occlusion"]
+
+
+def test_a_bar_ends_where_its_scale_does(viewer):
+    moved = viewer.move(viewer.look("chelsea", PICTURES["chelsea"]), 3)
+    (name, path, _), deepest = moved.distances
+    html = markup.moved_html(viewer, replace(moved, distances=((name, path, 2.0), deepest)))
+    assert 'data-meter="near"' in html
+    assert max(float(share) for share in re.findall(r"inline-size:([\d.]+)%", html)) == 100
+
+
+def test_small_maps_have_one_tab_stop_also_where_the_shown_feature_is_none_of_them(viewer, gallery):
+    seen = viewer.look("chelsea", PICTURES["chelsea"])
+    for shown in (3, 9):
+        html = markup.features_html(markup.Nine.of(gallery, "5", shown), None, seen, [1, 2, 3], "")
+        assert html.count('tabindex="0"') == 1
 
 
 def decoded(url):
@@ -402,6 +419,8 @@ def test_a_feature_shows_its_nine_hits_as_python_has_them(features, gallery, lay
     assert features.locator(".zf-says").inner_text() == markup.Nine.of(gallery, layer, feature).says()
     told = features.locator(".zf-hits li").all_inner_texts()
     assert [words.rpartition(", ")[0] for words in told] == [hit.picture for hit in hits]
+    wanted = markup.Nine.of(gallery, layer, feature).words()
+    assert told == [words.partition(". ")[2] for words in wanted if words]
 
 
 def test_the_photographs_strongest_crops_are_cut_and_projected_in_the_page(features, crops):
@@ -560,6 +579,21 @@ def test_the_photograph_goes_back_to_the_start(opened):
 
 
 # ------------------------------------------------------------------------------ for everyone
+def test_where_the_reader_chose_the_colours_bars_and_the_pressed_photograph_still_show(opened):
+    opened.emulate_media(forced_colors="active")
+    style = """selector => {
+        const {backgroundColor, outlineStyle} = getComputedStyle(document.querySelector(selector));
+        return [backgroundColor, outlineStyle];
+    }"""
+    bars = {opened.evaluate(style, f"{bar} i")[0] for bar in (".zf-guesses", ".zf-meter")}
+    pressed = [
+        opened.evaluate(style, f'[data-photograph][aria-pressed="{on}"]')[1] for on in ("true", "false")
+    ]
+    opened.emulate_media(forced_colors="none")
+    assert bars == {"rgb(76, 139, 208)"}
+    assert pressed == ["solid", "none"]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_they_fit_a_phone_and_break_no_rule_of_accessibility(opened, scheme):
     fits_a_phone_and_breaks_no_rule(opened, scheme)
@@ -617,6 +651,7 @@ def test_a_chosen_class_shows_in_the_page_what_it_shows_in_lab(lessons, classes,
 def test_the_class_explorer_asks_for_nothing_has_no_ids_and_labels_every_control(classes):
     html = classes.to_html()
     elements = Elements(html)
+    assert not elements.restored
     assert not re.search(r"https?://|//[a-z]+\.|@import|url\(", html)
     assert not any("id" in a for _, a in elements.tags)
     assert not elements.unlabelled

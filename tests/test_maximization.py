@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
-from test_page import CARD, PICTURES, Aside, small
+from test_page import CARD, PICTURES, Aside, Elements, small
 from torch import nn
 
 from zfcore import assets, markup
@@ -460,6 +460,7 @@ def test_a_network_that_returns_no_logits_is_climbed_by_its_features():
 def test_the_twin_opens_with_the_photograph_that_is_chosen(explorer):
     explorer.photograph.value = "coffee"
     html = explorer.to_html()
+    assert not Elements(html).restored
     assert [state["start"]["photograph"] for state in assets.states(html)] == ["coffee"]
     assert re.findall(r'data-photograph="(\w+)"[^>]* aria-pressed="true"', html) == ["coffee"]
 
@@ -671,6 +672,12 @@ def test_a_step_that_fails_ends_the_ascent_and_one_that_was_pushed_out_does_not(
     assert button.inner_text() == "Climb"
     opened.evaluate("network.forward = async () => { delete network.forward; return null; }")
     climb(opened, len(history(opened)) + 2)
+
+
+def test_the_regularisers_are_not_printed(opened):
+    opened.emulate_media(media="print")
+    assert not opened.locator(".zf-switches").is_visible()
+    opened.emulate_media(media="screen")
 
 
 def test_an_ascent_works_by_keyboard(opened):

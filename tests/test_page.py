@@ -148,11 +148,13 @@ def html(viewer, frame):
 
 
 class Elements(HTMLParser):
-    """Every start tag with its attributes, and which controls stand without a label in words."""
+    """Every start tag with its attributes, which controls stand without a label in words, and which ones a
+    browser may set again on reload, behind the script's back."""
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.unlabelled, self._label, self._words, self._button = [], [], 0, "", None
+        self.tags, self.unlabelled, self.restored = [], [], []
+        self._label, self._words, self._button = 0, "", None
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
@@ -161,6 +163,9 @@ class Elements(HTMLParser):
             self._label, self._words = self._label + 1, ""
         if tag in ("select", "input", "textarea") and not (self._label and self._words.strip()):
             self.unlabelled.append(tag)
+        choice = tag in ("select", "input") and ("type", "file") not in attributes
+        if choice and ("autocomplete", "off") not in attributes:
+            self.restored.append(tag)
         if tag == "button":
             self._button = ""
         if tag == "img" and self._button is not None:
@@ -201,8 +206,9 @@ def test_before_the_script_runs_controls_are_disabled_and_the_first_frame_shows(
         assert abs(picture.astype(int) - pixels).mean() < (3 if name == "photograph" else 1e-9)
 
 
-def test_every_control_has_a_label_in_words(html):
+def test_every_control_has_a_label_in_words_and_the_state_that_the_page_gives_it(html):
     assert not Elements(html).unlabelled
+    assert not Elements(html).restored
 
 
 def test_any_number_of_explorers_share_a_page_for_they_have_no_ids(html):
@@ -270,6 +276,17 @@ def test_what_cannot_become_a_page_is_told_by_name(tmp_path):
     with pytest.raises(ValueError, match="4 classes, but 1 labels"):
         page.save_page(small(), grey, path, card=CARD, labels=["one"])
     assert not path.exists()
+
+
+def test_pictures_that_share_a_name_are_numbered(tmp_path):
+    files = [tmp_path / folder / "1.png" for folder in ("cats", "dogs", "hats")]
+    for n, file in enumerate(files):
+        file.parent.mkdir()
+        Image.new("RGB", (40, 40), (90 * n, 0, 0)).save(file)
+    html = page.save_page(small(), files, tmp_path / "r.html", card=CARD).read_text(encoding="utf-8")
+    (state,) = assets.states(html)
+    assert [photograph["name"] for photograph in state["photographs"]] == ["1.png", "1.png (2)", "1.png (3)"]
+    assert len({photograph["square"] for photograph in state["photographs"]}) == 3
 
 
 @pytest.fixture
