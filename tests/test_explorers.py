@@ -449,6 +449,10 @@ def test_crops_that_did_not_arrive_are_asked_for_again_by_the_next_click(browser
     tab = reader(page)
     explorer = tab.locator('[data-explorer="feature"]')
     explorer.locator(".zf-problem").wait_for()
+    explorer.get_by_role("button", name="Next").click()
+    explorer.locator(".zf-says", has_text="layer 2, feature 5:").wait_for()
+    explorer.locator(".zf-problem").wait_for()
+    explorer.locator('[data-nine="cropProjections"][aria-busy="false"]').wait_for(state="attached")
     tab.evaluate("zfcore.parts[crops] = whole")
     explorer.get_by_role("button", name="Next").click()
     explorer.locator('[data-nine="cropProjections"][aria-busy="false"]').wait_for()
@@ -483,6 +487,10 @@ def test_the_strongest_features_for_a_photograph_are_listed_to_click(features, v
     cells.nth(2).click()
     drawn(features)
     assert features.locator('[data-choice="feature"]').input_value() == str(best[2])
+    choose(features, feature=next(n for n in range(12) if n not in best))
+    assert features.evaluate("root => [...root.querySelectorAll('.zf-cell')].map(cell => cell.tabIndex)") == (
+        [0] + [-1] * (len(best) - 1)
+    )
 
 
 def test_a_link_leads_to_a_feature_and_survives_reload(browser, file):
@@ -499,6 +507,10 @@ def test_a_link_leads_to_a_feature_and_survives_reload(browser, file):
     explorer.locator(".zf-says", has_text="layer 3, feature 8:").wait_for()
     tab.evaluate("location.hash = '#feature=layer-1/2'")
     explorer.locator(".zf-says", has_text="layer 1, feature 2:").wait_for()
+    tab.evaluate("() => { history.replaceState = () => { throw new Error('too often'); }; }")
+    explorer.get_by_role("button", name="Next").click()
+    explorer.locator(".zf-says", has_text="layer 1, feature 3:").wait_for()
+    assert copied(explorer, "Copy a link to it") == f"{file.as_uri()}#feature=layer-1/3"
     reader.close()
 
 
@@ -576,6 +588,55 @@ def test_the_photograph_goes_back_to_the_start(opened):
     ]
     assert values == ["0", "1", "0"]
     assert "moved by 0 % of their length" in explorer.locator('[data-meter="far"]').inner_text()
+
+
+# ------------------------------------------------------------------------------ before the network is there
+WISHES = """root => {
+    for (const [name, value] of [["fill", "black"], ["size", 6]]) {
+        const control = root.querySelector(`[data-choice="${name}"]`);
+        control.value = value;
+        control.dispatchEvent(new Event("input", {bubbles: true}));
+    }
+    root.querySelector('[data-do="scan"]').click();
+}"""
+
+
+def test_what_is_wished_before_the_network_is_there_comes_true_once_it_is(browser, twins, viewer, tmp_path):
+    runtime = assets.asset(assets.RUNTIME, assets.runtime_pack())
+    beside = tmp_path / "_static" / "zfcore"
+    beside.mkdir(parents=True)
+    for name, text in runtime.items():
+        (beside / name).write_text(text)
+    file = tmp_path / "waiting.html"
+    file.write_text(
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>waiting</title>'
+        f"{''.join(twins.values())}<script>{assets.assets_script({assets.RUNTIME: runtime})}</script>"
+        f"<script>{assets.script()}</script>",
+        encoding="utf-8",
+    )
+    reader = Reader(browser)
+    tab = reader(f"{file.as_uri()}#feature=%E4%A")  # cut off within a letter
+    occlusion, features, photo = (
+        tab.locator(f'[data-explorer="{kind}"][data-on]') for kind in ("occlusion", "feature", "photo")
+    )
+    occlusion.locator(".zf-status").evaluate(HEAR)
+    occlusion.evaluate(WISHES)
+    occlusion.locator(".zf-status", has_text="Scanned 529 places").wait_for()
+    heard = tab.evaluate("window.heard")
+    assert heard.index(markup.WORDS["loading"]) < heard.index(markup.WORDS["starting"])
+    assert occlusion.locator('[data-choice="fill"]').input_value() == "black"
+    assert square_of(occlusion)[2] == 6
+    assert_says_what_python_says(occlusion, viewer, PICTURES["chelsea"], "black", name="chelsea")
+    features.get_by_role("button", name="Next").click()
+    features.locator('[data-nine="cropProjections"] li:visible').first.wait_for()
+    stage = photo.locator('[data-do="unit"]')
+    side = stage.bounding_box()["width"]
+    stage.click(position={"x": side * 0.9, "y": side * 0.1})
+    drawn(photo)
+    unit = [int(photo.locator(f'[data-choice="{name}"]').input_value()) for name in ("row", "column")]
+    rows = int(photo.locator('[data-choice="row"]').get_attribute("max")) + 1
+    assert unit == [int(0.1 * rows), int(0.9 * rows)]
+    reader.close()
 
 
 # ------------------------------------------------------------------------------ for everyone

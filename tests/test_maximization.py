@@ -670,7 +670,7 @@ def test_a_step_that_fails_ends_the_ascent_and_one_that_was_pushed_out_does_not(
     button.click()
     opened.locator(".zf-problem", has_text="out of memory").wait_for()
     assert button.inner_text() == "Climb"
-    opened.evaluate("network.forward = async () => { delete network.forward; return null; }")
+    opened.evaluate("() => { network.forward = async () => { delete network.forward; return null; }; }")
     climb(opened, len(history(opened)) + 2)
 
 

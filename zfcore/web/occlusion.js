@@ -30,7 +30,10 @@ class OcclusionExplorer extends Explorer {
     this.square = { top, left, size, fill, target };
     Object.assign(this.acts, {
       scan: () => (this.#scanning() ? this.#stop() : this.#scan()),
-      place: (/** @type {HTMLElement} */ stage, /** @type {MouseEvent} */ event) => event.detail && this.#goTo(stage, event),
+      place: async (/** @type {HTMLElement} */ stage, /** @type {MouseEvent} */ event) => {
+        const at = this.place(stage, event, 1, 1);
+        if (event.detail && (await this.looking())) this.#goTo(at);
+      },
     });
   }
 
@@ -52,7 +55,7 @@ class OcclusionExplorer extends Explorer {
     stage.addEventListener("pointermove", follow);
     for (const map of this.root.querySelectorAll('[data-do="place"]')) {
       map.addEventListener("pointermove", (event) => {
-        if (map instanceof HTMLElement && event instanceof PointerEvent && event.pointerType === "mouse") this.#goTo(map, event);
+        if (this.seen && map instanceof HTMLElement && event instanceof PointerEvent && event.pointerType === "mouse") this.#goTo(this.place(map, event, 1, 1));
       });
     }
   }
@@ -157,7 +160,7 @@ class OcclusionExplorer extends Explorer {
   }
 
   async #scan() {
-    if (!this.seen) return this.look(this.shown, true);
+    if (!(await this.looking())) return;
     const turn = ++this.#turn;
     const { rows } = this.#grid();
     const { stride } = this.state;
@@ -181,11 +184,10 @@ class OcclusionExplorer extends Explorer {
     this.tell(fill(this.state.words.scanned, { places: rows * rows }));
   }
 
-  /** Put the square where a pointer is on a map. @param {HTMLElement} stage @param {MouseEvent} event */
-  #goTo(stage, event) {
-    if (!this.seen) return;
+  /** Put the square where a pointer is on a map. @param {[number, number]} place down and across, of the map's side */
+  #goTo(place) {
     const { rows } = this.#grid();
-    const [row, column] = this.place(stage, event, rows, rows).map((at) => clamp(Math.floor(at), 0, rows - 1) * this.state.stride);
+    const [row, column] = place.map((at) => clamp(Math.floor(at * rows), 0, rows - 1) * this.state.stride);
     if (row !== this.square.top || column !== this.square.left) this.#move({ top: row, left: column });
   }
 

@@ -17,7 +17,7 @@ class PhotoExplorer extends Explorer {
     /** @type {Choice} */
     this.choice = { path, feature, unit };
     Object.assign(this.acts, {
-      strongest: () => this.seen && this.#choose({ feature: this.choice.feature }),
+      strongest: () => this.#choose({ feature: this.choice.feature }),
       cell: (/** @type {HTMLElement} */ { dataset: { path, feature } }) => this.#choose({ path: path ?? "", feature: Number(feature) }),
       unit: (/** @type {HTMLElement} */ stage, /** @type {MouseEvent} */ event) => this.#pick(stage, event),
     });
@@ -198,12 +198,13 @@ class PhotoExplorer extends Explorer {
   }
 
   /** A click on the map chooses the unit there; a click without a place is the keyboard's. @param {HTMLElement} stage @param {MouseEvent} event */
-  #pick(stage, event) {
-    if (!this.seen) return this.look(this.shown, true);
-    if (event.detail === 0) return undefined;
+  async #pick(stage, event) {
+    const at = this.place(stage, event, 1, 1); // the page may move while the network is brought
+    if (!(await this.looking()) || event.detail === 0) return;
     const { height, width } = this.map(this.choice.path, this.choice.feature);
-    const [y, x] = this.place(stage, event, height, width).map(Math.floor);
-    return this.#choose({ unit: [y, x] });
+    const longest = Math.max(height, width);
+    const [y, x] = [height, width].map((count, axis) => Math.floor(at[axis] * longest - (longest - count) / 2));
+    this.#choose({ unit: [y, x] });
   }
 
   /** @override @param {HTMLElement} button @param {[number, number]} step */
