@@ -105,6 +105,20 @@ def panels(explorer):
     }
 
 
+def copied(explorer, button):
+    """What a button of an explorer copies, pasted as a reader would."""
+    page = explorer.page
+    explorer.get_by_role("button", name=button).click()
+    explorer.locator(".zf-status", has_text="Copied").wait_for()
+    page.evaluate("document.body.append(document.createElement('textarea'))")
+    area = page.locator("body > textarea")
+    area.focus()
+    page.keyboard.press("Control+V")
+    text = area.input_value()
+    area.evaluate("area => area.remove()")
+    return text
+
+
 def broken_rules(page):
     """What axe-core finds on a page: impact, rule and the first elements; nothing where it is not here."""
     if not AXE.exists():

@@ -3,11 +3,12 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from html import escape
 
 import numpy as np
 import pytest
-from browser import DROP, Reader, drawn, fits_a_phone_and_breaks_no_rule, panels
+from browser import DROP, Reader, copied, drawn, fits_a_phone_and_breaks_no_rule, panels
 from PIL import Image
 from test_page import CARD, PICTURES, Elements, small
 from test_widgets import CARRIERS, CURVES
@@ -81,6 +82,7 @@ KINDS = ("occlusion", "feature", "invariance", "photo")
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_explorer_asks_for_nothing_has_no_ids_and_labels_every_control(twins, kind):
     elements = Elements(twins[kind])
+    assert not elements.restored
     assert not re.search(r"https?://|//[a-z]+\.|@import|url\(", twins[kind])
     assert not any(
         a.get("src", "data:") for _, a in elements.tags if not a.get("src", "data:").startswith("data:")
@@ -98,6 +100,21 @@ def test_before_the_script_runs_the_maps_of_the_whole_scan_show(viewer, twins):
         shown = re.search(rf'data-panel="{name}".*?<img src="([^"]+)"', twins["occlusion"])[1]
         np.testing.assert_array_equal(decoded(shown), wanted)
     assert escape(markup.WORDS["covered"].format(**covered.words(viewer))) in twins["occlusion"]
+
+
+def test_a_bar_ends_where_its_scale_does(viewer):
+    moved = viewer.move(viewer.look("chelsea", PICTURES["chelsea"]), 3)
+    (name, path, _), deepest = moved.distances
+    html = markup.moved_html(viewer, replace(moved, distances=((name, path, 2.0), deepest)))
+    assert 'data-meter="near"' in html
+    assert max(float(share) for share in re.findall(r"inline-size:([\d.]+)%", html)) == 100
+
+
+def test_small_maps_have_one_tab_stop_also_where_the_shown_feature_is_none_of_them(viewer, gallery):
+    seen = viewer.look("chelsea", PICTURES["chelsea"])
+    for shown in (3, 9):
+        html = markup.features_html(markup.Nine.of(gallery, "5", shown), None, seen, [1, 2, 3], "")
+        assert html.count('tabindex="0"') == 1
 
 
 def decoded(url):
@@ -191,10 +208,10 @@ def square_of(explorer):
     return tuple(int(box.get_attribute(key)) for key in ("y", "x", "width"))
 
 
-def assert_says_what_python_says(explorer, viewer, picture, fill="grey", target=0):
+def assert_says_what_python_says(explorer, viewer, picture, fill="grey", target=0, name="x"):
     """The whole sentence: place, probabilities, label, and what is left of the map."""
     top, left, size = square_of(explorer)
-    covered = viewer.cover(viewer.look("x", picture), (top, left), size, fill, target)
+    covered = viewer.cover(viewer.look(name, picture), (top, left), size, fill, target)
     assert explorer.locator(".zf-says").inner_text() == markup.WORDS["covered"].format(
         **covered.words(viewer)
     )
@@ -253,10 +270,22 @@ def test_the_arrow_keys_move_the_square(opened, occlusion, viewer):
     assert_says_what_python_says(occlusion, viewer, PICTURES["chelsea"])
 
 
+#: Note every text that an element has had since.
+HEAR = """element => {
+    window.heard = [];
+    const hear = () => window.heard.push(element.textContent);
+    new MutationObserver(hear).observe(element, {childList: true, characterData: true, subtree: true});
+}"""
+
+
 def test_the_scan_gives_the_maps_of_python_and_any_place_can_be_gone_back_to(opened, occlusion, viewer):
     set_square(occlusion, size=14, fill="blur")
+    occlusion.locator(".zf-maps").evaluate(HEAR)
     occlusion.get_by_role("button", name="Scan the whole picture").click()
     occlusion.locator(".zf-status", has_text="Scanned 225 places").wait_for()
+    heard = opened.evaluate("window.heard")
+    assert len(heard) > 9
+    assert not any("NaN" in words for words in heard)
     seen = viewer.look("chelsea", PICTURES["chelsea"])
     for target in (0, 2):  # another class takes no new scan
         set_square(occlusion, target=target)
@@ -303,16 +332,38 @@ def test_a_scan_can_be_stopped_and_leaves_time_for_the_readers_hand(opened, occl
     assert "Scanned" not in occlusion.locator(".zf-status").inner_text()
 
 
-def test_a_picture_of_ones_own_is_occluded_as_python_does(occlusion, viewer):
-    stream = io.BytesIO()
-    Image.fromarray(PICTURES["coffee"].pixels[100:260, 120:350]).save(stream, "PNG")
-    occlusion.evaluate(DROP, ["mine.png", base64.b64encode(stream.getvalue()).decode()])
-    occlusion.locator('[data-photograph="mine.png"][aria-pressed="true"]').wait_for()
-    drawn(occlusion)
-    best = int(viewer.cover(viewer.look("x", stream)).whole[0].argmax())
-    assert occlusion.locator('[data-choice="target"]').input_value() == str(best)
-    says = occlusion.locator(".zf-says").inner_text()
-    assert says.startswith("mine.png with a square of 8×8 pixels hidden")
+FAIL = """async ([name, call]) => {
+    const network = await zfcore.Network.load(name);
+    network[call] = async () => { throw new Error("out of memory"); };
+    window.mend = () => delete network[call];
+}"""
+
+
+def test_a_scan_that_fails_says_so_and_can_be_begun_again(opened, occlusion):
+    (network, *_) = {state["network"] for state in assets.states(opened.content())}
+    opened.evaluate(FAIL, [network, "occlude"])
+    scan = occlusion.locator('[data-do="scan"]')
+    scan.click()
+    occlusion.locator(".zf-problem", has_text="out of memory").wait_for()
+    assert scan.inner_text() == "Scan the whole picture"
+    opened.evaluate("window.mend()")
+    scan.click()
+    occlusion.locator(".zf-status", has_text="Scanned 441 places").wait_for()
+
+
+def test_pictures_of_ones_own_are_occluded_as_python_does(occlusion, viewer):
+    set_square(occlusion, fill="blur")
+    pixels = PICTURES["coffee"].pixels
+    for picture in (pixels[100:260, 120:350], pixels[:160, 200:400]):  # under one name
+        stream = io.BytesIO()
+        Image.fromarray(picture).save(stream, "PNG")
+        occlusion.locator(".zf-says").evaluate("says => { says.textContent = ''; }")
+        occlusion.evaluate(DROP, ["mine.png", base64.b64encode(stream.getvalue()).decode()])
+        occlusion.locator(".zf-says", has_text="mine.png with a square of 8×8 pixels hidden").wait_for()
+        drawn(occlusion)
+        best = int(viewer.cover(viewer.look("x", stream)).whole[0].argmax())
+        assert occlusion.locator('[data-choice="target"]').input_value() == str(best)
+        assert_says_what_python_says(occlusion, viewer, stream, "blur", best, "mine.png")
 
 
 def test_the_square_and_its_maps_are_saved(opened, occlusion, viewer):
@@ -368,6 +419,8 @@ def test_a_feature_shows_its_nine_hits_as_python_has_them(features, gallery, lay
     assert features.locator(".zf-says").inner_text() == markup.Nine.of(gallery, layer, feature).says()
     told = features.locator(".zf-hits li").all_inner_texts()
     assert [words.rpartition(", ")[0] for words in told] == [hit.picture for hit in hits]
+    wanted = markup.Nine.of(gallery, layer, feature).words()
+    assert told == [words.partition(". ")[2] for words in wanted if words]
 
 
 def test_the_photographs_strongest_crops_are_cut_and_projected_in_the_page(features, crops):
@@ -396,6 +449,10 @@ def test_crops_that_did_not_arrive_are_asked_for_again_by_the_next_click(browser
     tab = reader(page)
     explorer = tab.locator('[data-explorer="feature"]')
     explorer.locator(".zf-problem").wait_for()
+    explorer.get_by_role("button", name="Next").click()
+    explorer.locator(".zf-says", has_text="layer 2, feature 5:").wait_for()
+    explorer.locator(".zf-problem").wait_for()
+    explorer.locator('[data-nine="cropProjections"][aria-busy="false"]').wait_for(state="attached")
     tab.evaluate("zfcore.parts[crops] = whole")
     explorer.get_by_role("button", name="Next").click()
     explorer.locator('[data-nine="cropProjections"][aria-busy="false"]').wait_for()
@@ -430,6 +487,10 @@ def test_the_strongest_features_for_a_photograph_are_listed_to_click(features, v
     cells.nth(2).click()
     drawn(features)
     assert features.locator('[data-choice="feature"]').input_value() == str(best[2])
+    choose(features, feature=next(n for n in range(12) if n not in best))
+    assert features.evaluate("root => [...root.querySelectorAll('.zf-cell')].map(cell => cell.tabIndex)") == (
+        [0] + [-1] * (len(best) - 1)
+    )
 
 
 def test_a_link_leads_to_a_feature_and_survives_reload(browser, file):
@@ -446,6 +507,10 @@ def test_a_link_leads_to_a_feature_and_survives_reload(browser, file):
     explorer.locator(".zf-says", has_text="layer 3, feature 8:").wait_for()
     tab.evaluate("location.hash = '#feature=layer-1/2'")
     explorer.locator(".zf-says", has_text="layer 1, feature 2:").wait_for()
+    tab.evaluate("() => { history.replaceState = () => { throw new Error('too often'); }; }")
+    explorer.get_by_role("button", name="Next").click()
+    explorer.locator(".zf-says", has_text="layer 1, feature 3:").wait_for()
+    assert copied(explorer, "Copy a link to it") == f"{file.as_uri()}#feature=layer-1/3"
     reader.close()
 
 
@@ -480,6 +545,37 @@ def test_a_moved_photograph_is_answered_as_by_python(opened, viewer, shift, scal
     assert explorer.locator("output").first.inner_text() == f"{shift} px"
 
 
+HURRY = """root => new Promise(done => {
+    const slider = root.querySelector('[data-choice="shift"]');
+    for (const shift of [3, -5]) {
+        slider.value = shift;
+        slider.dispatchEvent(new Event('input', {bubbles: true}));
+    }
+    const whenReady = () => root.getAttribute('aria-busy') === 'false' && done(window.heard);
+    new MutationObserver(whenReady).observe(root, {attributeFilter: ['aria-busy']});
+})"""
+
+
+def test_each_answer_is_told_with_the_move_that_it_is_the_answer_to(opened, viewer):
+    explorer = opened.locator('[data-explorer="invariance"]')
+    explorer.get_by_role("button", name="Back to the start").click()
+    drawn(explorer)
+    explorer.locator(".zf-says").evaluate(HEAR)
+    seen = viewer.look("chelsea", PICTURES["chelsea"])
+    assert explorer.evaluate(HURRY) == [
+        markup.WORDS["moved"].format(**viewer.move(seen, shift).words(viewer)) for shift in (3, -5)
+    ]
+
+
+def test_the_python_of_a_moved_photograph_is_that_of_lab(opened):
+    explorer = opened.locator('[data-explorer="invariance"]')
+    lab = InvarianceExplorer(small(), CARD, PICTURES, LAYERS)
+    for name, value in (("shift", -5), ("scale", 1.2), ("rotation", 75)):
+        explorer.locator(f'[data-choice="{name}"]').fill(str(value))
+        getattr(lab, name).value = value
+    assert copied(explorer, "Copy the Python") == lab.snippet()
+
+
 def test_the_photograph_goes_back_to_the_start(opened):
     explorer = opened.locator('[data-explorer="invariance"]')
     explorer.locator('[data-choice="rotation"]').fill("90")
@@ -494,7 +590,71 @@ def test_the_photograph_goes_back_to_the_start(opened):
     assert "moved by 0 % of their length" in explorer.locator('[data-meter="far"]').inner_text()
 
 
+# ------------------------------------------------------------------------------ before the network is there
+WISHES = """root => {
+    for (const [name, value] of [["fill", "black"], ["size", 6]]) {
+        const control = root.querySelector(`[data-choice="${name}"]`);
+        control.value = value;
+        control.dispatchEvent(new Event("input", {bubbles: true}));
+    }
+    root.querySelector('[data-do="scan"]').click();
+}"""
+
+
+def test_what_is_wished_before_the_network_is_there_comes_true_once_it_is(browser, twins, viewer, tmp_path):
+    runtime = assets.asset(assets.RUNTIME, assets.runtime_pack())
+    beside = tmp_path / "_static" / "zfcore"
+    beside.mkdir(parents=True)
+    for name, text in runtime.items():
+        (beside / name).write_text(text)
+    file = tmp_path / "waiting.html"
+    file.write_text(
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>waiting</title>'
+        f"{''.join(twins.values())}<script>{assets.assets_script({assets.RUNTIME: runtime})}</script>"
+        f"<script>{assets.script()}</script>",
+        encoding="utf-8",
+    )
+    reader = Reader(browser)
+    tab = reader(f"{file.as_uri()}#feature=%E4%A")  # cut off within a letter
+    occlusion, features, photo = (
+        tab.locator(f'[data-explorer="{kind}"][data-on]') for kind in ("occlusion", "feature", "photo")
+    )
+    occlusion.locator(".zf-status").evaluate(HEAR)
+    occlusion.evaluate(WISHES)
+    occlusion.locator(".zf-status", has_text="Scanned 529 places").wait_for()
+    heard = tab.evaluate("window.heard")
+    assert heard.index(markup.WORDS["loading"]) < heard.index(markup.WORDS["starting"])
+    assert occlusion.locator('[data-choice="fill"]').input_value() == "black"
+    assert square_of(occlusion)[2] == 6
+    assert_says_what_python_says(occlusion, viewer, PICTURES["chelsea"], "black", name="chelsea")
+    features.get_by_role("button", name="Next").click()
+    features.locator('[data-nine="cropProjections"] li:visible').first.wait_for()
+    stage = photo.locator('[data-do="unit"]')
+    side = stage.bounding_box()["width"]
+    stage.click(position={"x": side * 0.9, "y": side * 0.1})
+    drawn(photo)
+    unit = [int(photo.locator(f'[data-choice="{name}"]').input_value()) for name in ("row", "column")]
+    rows = int(photo.locator('[data-choice="row"]').get_attribute("max")) + 1
+    assert unit == [int(0.1 * rows), int(0.9 * rows)]
+    reader.close()
+
+
 # ------------------------------------------------------------------------------ for everyone
+def test_where_the_reader_chose_the_colours_bars_and_the_pressed_photograph_still_show(opened):
+    opened.emulate_media(forced_colors="active")
+    style = """selector => {
+        const {backgroundColor, outlineStyle} = getComputedStyle(document.querySelector(selector));
+        return [backgroundColor, outlineStyle];
+    }"""
+    bars = {opened.evaluate(style, f"{bar} i")[0] for bar in (".zf-guesses", ".zf-meter")}
+    pressed = [
+        opened.evaluate(style, f'[data-photograph][aria-pressed="{on}"]')[1] for on in ("true", "false")
+    ]
+    opened.emulate_media(forced_colors="none")
+    assert bars == {"rgb(76, 139, 208)"}
+    assert pressed == ["solid", "none"]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_they_fit_a_phone_and_break_no_rule_of_accessibility(opened, scheme):
     fits_a_phone_and_breaks_no_rule(opened, scheme)
@@ -552,6 +712,7 @@ def test_a_chosen_class_shows_in_the_page_what_it_shows_in_lab(lessons, classes,
 def test_the_class_explorer_asks_for_nothing_has_no_ids_and_labels_every_control(classes):
     html = classes.to_html()
     elements = Elements(html)
+    assert not elements.restored
     assert not re.search(r"https?://|//[a-z]+\.|@import|url\(", html)
     assert not any("id" in a for _, a in elements.tags)
     assert not elements.unlabelled

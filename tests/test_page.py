@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from browser import DROP, Reader, drawn, fits_a_phone_and_breaks_no_rule, panels
+from browser import DROP, Reader, copied, drawn, fits_a_phone_and_breaks_no_rule, panels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -148,11 +148,13 @@ def html(viewer, frame):
 
 
 class Elements(HTMLParser):
-    """Every start tag with its attributes, and which controls stand without a label in words."""
+    """Every start tag with its attributes, which controls stand without a label in words, and which ones a
+    browser may set again on reload, behind the script's back."""
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.unlabelled, self._label, self._words, self._button = [], [], 0, "", None
+        self.tags, self.unlabelled, self.restored = [], [], []
+        self._label, self._words, self._button = 0, "", None
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
@@ -161,6 +163,9 @@ class Elements(HTMLParser):
             self._label, self._words = self._label + 1, ""
         if tag in ("select", "input", "textarea") and not (self._label and self._words.strip()):
             self.unlabelled.append(tag)
+        choice = tag in ("select", "input") and ("type", "file") not in attributes
+        if choice and ("autocomplete", "off") not in attributes:
+            self.restored.append(tag)
         if tag == "button":
             self._button = ""
         if tag == "img" and self._button is not None:
@@ -201,8 +206,9 @@ def test_before_the_script_runs_controls_are_disabled_and_the_first_frame_shows(
         assert abs(picture.astype(int) - pixels).mean() < (3 if name == "photograph" else 1e-9)
 
 
-def test_every_control_has_a_label_in_words(html):
+def test_every_control_has_a_label_in_words_and_the_state_that_the_page_gives_it(html):
     assert not Elements(html).unlabelled
+    assert not Elements(html).restored
 
 
 def test_any_number_of_explorers_share_a_page_for_they_have_no_ids(html):
@@ -235,6 +241,22 @@ def test_a_script_for_the_page_leaves_no_name_outside():
     assert text.startswith("(() => {")
     assert "</" not in text
     assert text.count("@ts-check") == len(assets.SCRIPTS)
+
+
+def test_a_page_without_its_network_wants_no_pictures_and_says_why(browser, viewer, frame, tmp_path):
+    html = page.explorer_html(viewer, PICTURES, frame, page.snippet(None), assets.ABSENT)
+    file = tmp_path / "absent.html"
+    file.write_text(
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>absent</title>{html}'
+        f"<script>{assets.script()}</script>", encoding="utf-8",
+    )  # fmt: skip
+    reader = Reader(browser)
+    explorer = reader(file).locator(".zf-explorer[data-on]")
+    assert explorer.locator(".zf-status").inner_text() == ""
+    explorer.evaluate(DROP, ["a.png", base64.b64encode(OWN["dot.png"]).decode()])
+    explorer.locator(".zf-problem", has_text=markup.WORDS["absent"]).wait_for()
+    assert not explorer.get_by_role("button", name="Start the network").is_visible()
+    reader.close()
 
 
 # ------------------------------------------------------------------------------ a page of one's own network
@@ -270,6 +292,17 @@ def test_what_cannot_become_a_page_is_told_by_name(tmp_path):
     with pytest.raises(ValueError, match="4 classes, but 1 labels"):
         page.save_page(small(), grey, path, card=CARD, labels=["one"])
     assert not path.exists()
+
+
+def test_pictures_that_share_a_name_are_numbered(tmp_path):
+    files = [tmp_path / folder / "1.png" for folder in ("cats", "dogs", "hats")]
+    for n, file in enumerate(files):
+        file.parent.mkdir()
+        Image.new("RGB", (40, 40), (90 * n, 0, 0)).save(file)
+    html = page.save_page(small(), files, tmp_path / "r.html", card=CARD).read_text(encoding="utf-8")
+    (state,) = assets.states(html)
+    assert [photograph["name"] for photograph in state["photographs"]] == ["1.png", "1.png (2)", "1.png (3)"]
+    assert len({photograph["square"] for photograph in state["photographs"]}) == 3
 
 
 @pytest.fixture
@@ -475,6 +508,7 @@ def test_a_dropped_picture_is_seen_as_python_sees_it(explorer, name):
         assert_alike(shown, wanted)
     assert f"{name}, layer 2, feature 2" in explorer.locator(".zf-says").inner_text()
     assert "stays on this computer" in explorer.locator(".zf-credit").inner_text()
+    assert explorer.locator(f'[data-photograph="{name}"]').get_attribute("title") == name
 
 
 @pytest.mark.parametrize(
@@ -506,6 +540,19 @@ def test_a_file_is_chosen_and_a_picture_pasted(opened, explorer):
     drawn(explorer)
 
 
+def test_a_photograph_that_is_clicked_while_another_is_read_stays(opened, explorer):
+    click = "root.querySelector('[data-photograph=coffee]').click()"
+    explorer.evaluate(
+        f"(root, given) => {{ ({DROP})(root, given); {click}; }}",
+        ["slow.png", base64.b64encode(OWN["photo.png"]).decode()],
+    )
+    explorer.locator('[data-photograph="slow.png"]').wait_for()
+    opened.wait_for_timeout(300)
+    drawn(explorer)
+    assert explorer.locator('[data-photograph="coffee"]').get_attribute("aria-pressed") == "true"
+    assert "leaves this computer" in explorer.locator(".zf-status").inner_text()
+
+
 def test_a_picture_of_48_megapixels_is_read_while_the_page_answers(opened, explorer):
     large = encoded(
         Image.fromarray(np.tile(np.asarray(COLOUR.resize((400, 300))), (20, 20, 1))), "JPEG", quality=30
@@ -523,8 +570,12 @@ CAMERA = """canvas => {
     const stream = canvas.captureStream();
     window.clock = setInterval(() => draw.fillRect(0, 0, 90, 60), 20);
     window.tracks = stream.getTracks();
-    Object.defineProperty(
-        navigator, 'mediaDevices', {configurable: true, value: {getUserMedia: async () => stream}});
+    window.asked = 0;
+    const getUserMedia = async () => {
+        window.asked++;
+        return stream;
+    };
+    Object.defineProperty(navigator, 'mediaDevices', {configurable: true, value: {getUserMedia}});
 }"""
 
 
@@ -542,11 +593,12 @@ def camera(opened):
 
 def test_the_camera_is_off_again_once_a_picture_is_taken(opened, explorer, camera):
     button, on = camera
-    button.dispatch_event("click")
-    opened.get_by_role("button", name="Take the picture").click()
+    button.evaluate("button => { button.click(); button.click(); }")
+    opened.get_by_role("dialog", name="Camera").get_by_role("button", name="Take the picture").click()
     explorer.locator('[data-photograph="camera.png"][aria-pressed="true"]').wait_for()
     drawn(explorer)
     assert not on()
+    assert opened.evaluate("window.asked") == 1
 
 
 def test_the_camera_is_off_again_where_its_picture_cannot_be_shown(opened, explorer, camera):
@@ -570,15 +622,32 @@ def test_the_picture_can_be_saved_and_its_python_copied(opened, explorer):
     wanted = contact_sheet(frame).astype(int)
     assert saved.shape == wanted.shape
     assert abs(saved - wanted).mean() < 8  # the browser's smoothing is not Pillow's
+    python = copied(explorer, "Copy the Python")
+    opened.evaluate("() => { navigator.clipboard.writeText = async () => { throw new Error('not here'); }; }")
     explorer.get_by_role("button", name="Copy the Python").click()
     explorer.locator(".zf-status", has_text="Copied").wait_for()
-    opened.evaluate("document.body.append(document.createElement('textarea'))")
-    opened.locator("textarea").focus()
-    opened.keyboard.press("Control+V")
-    copied = opened.locator("textarea").input_value()
-    opened.locator("textarea").evaluate("area => area.remove()")
-    assert 'picture = to_input([photographs()["coffee"]], card)' in copied
-    assert 'net.project(picture, "5", 7, (2, 9))' in copied
+    assert opened.evaluate("document.activeElement.dataset.do") == "python"
+    assert copied(explorer, "Copy the Python") == python
+    assert 'picture = to_input([photographs()["coffee"]], card)' in python
+    assert 'net.project(picture, "5", 7, (2, 9))' in python
+
+
+def test_a_picture_that_is_saved_in_a_hurry_holds_what_its_name_says(opened, explorer):
+    choose(explorer, "coffee", "5", feature=7, row=2, column=9)
+    with opened.expect_download() as saving:
+        explorer.evaluate("""async root => {
+            root.querySelector('[data-do="picture"]').click();
+            await new Promise(resume => setTimeout(resume)); // its projections are on their way
+            const feature = root.querySelector('[data-choice="feature"]');
+            feature.value = 3;
+            feature.dispatchEvent(new Event('input', {bubbles: true}));
+        }""")
+    drawn(explorer)
+    with opened.expect_download() as again:
+        explorer.get_by_role("button", name="Save the picture").click()
+    assert saving.value.suggested_filename.startswith("coffee-layer-2-feature-3-")
+    assert saving.value.suggested_filename == again.value.suggested_filename
+    assert saving.value.path().read_bytes() == again.value.path().read_bytes()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

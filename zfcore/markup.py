@@ -259,7 +259,8 @@ def _mark_html(side: int, box: tuple[float, float, float, float]) -> str:
 def _layer_html(
     seen: Seen, name: str, path: str, features: Sequence[int], chosen: int | None, live: bool
 ) -> str:
-    """Maps of one layer as small pictures, the chosen feature's marked."""
+    """Maps of one layer as small pictures, the chosen feature's marked; it, else the first, is a tab stop."""
+    stop = chosen if chosen is None or chosen in features else features[0]
     cells = []
     for feature in features:
         activation = seen.maps[path][feature]
@@ -272,7 +273,7 @@ def _layer_html(
         if live:
             cells.append(
                 f'<button type="button" class="zf-cell" data-do="cell" role="radio" '
-                f'aria-checked="{str(here).lower()}" tabindex="{0 if here else -1}" '
+                f'aria-checked="{str(here).lower()}" tabindex="{0 if feature == stop else -1}" '
                 f'data-path="{escape(path)}" data-feature="{feature}" '
                 f"disabled>{image}</button>"
             )
@@ -344,7 +345,7 @@ def covered_html(
 def _meter_html(name: str, value: float, whole: float, most: float, words: str, given: Mapping) -> str:
     return (
         f'<p class="zf-meter" data-meter="{name}"><span>{escape(WORDS[words].format(**given))}</span>'
-        f'<b><i style="inline-size:{100 * value / most:.2f}%"></i>'
+        f'<b><i style="inline-size:{100 * min(value, most) / most:.2f}%"></i>'
         f'<u style="inset-inline-start:{100 * whole / most:.2f}%"></u></b></p>'
     )
 
@@ -394,10 +395,11 @@ def square_controls(viewer: Viewer, covered: Covered) -> str:
     )
     return (
         f'<div class="zf-choices">{_class_control(viewer, covered.target, len(covered.now[0]))}'
-        f'<label>Square filled with<select data-choice="fill" disabled>{fills}</select></label>'
+        '<label>Square filled with<select data-choice="fill" disabled autocomplete="off">'
+        f"{fills}</select></label>"
         f'<label><span>Size of the square, <output>{covered.size} px</output></span><input type="range" '
         f'data-choice="size" min="2" max="{viewer.side - 2}" step="2" value="{covered.size}" '
-        f"disabled></label>"
+        f'disabled autocomplete="off"></label>'
         f'<button type="button" data-do="scan" disabled>{WORDS["scan"]}</button></div>'
     )
 
@@ -446,7 +448,7 @@ def move_controls(viewer: Viewer, moved: Moved) -> str:
     inputs = "".join(
         f"<label><span>{words}, <output>{getattr(moved, name):g} {unit}</output></span>"
         f'<input type="range" data-choice="{name}" min="{least}" max="{most}" step="{step}" '
-        f'value="{getattr(moved, name):g}" disabled></label>'
+        f'value="{getattr(moved, name):g}" disabled autocomplete="off"></label>'
         for name, (words, least, most, step, unit) in sliders(viewer.side).items()
     )
     return (
@@ -461,7 +463,7 @@ def _class_control(viewer: Viewer, target: int, count: int) -> str:
         f'<option value="{n}"{" selected" if n == target else ""}>{escape(viewer.label(n))}</option>'
         for _, n in labels
     )
-    return f'<label>Class<select data-choice="target" disabled>{classes}</select></label>'
+    return f'<label>Class<select data-choice="target" disabled autocomplete="off">{classes}</select></label>'
 
 
 # ------------------------------------------------------------------------------ an ascent as HTML
@@ -547,8 +549,8 @@ def climb_controls(viewer: Viewer, climbed: Climbed, classes: int) -> str:
     if not of_class:
         target = target.replace("<label>", "<label hidden>", 1)
     switches = "".join(
-        f'<label class="zf-switch"><input type="checkbox" data-choice="{name}" checked disabled>'
-        f"{words}</label>"
+        f'<label class="zf-switch"><input type="checkbox" data-choice="{name}" checked disabled '
+        f'autocomplete="off">{words}</label>'
         for name, words in SWITCHES.items()
     )
     buttons = "".join(
@@ -556,8 +558,9 @@ def climb_controls(viewer: Viewer, climbed: Climbed, classes: int) -> str:
         for do, words in (("climb", "climb"), ("noise", "otherNoise"), ("begin", "fromPhotograph"))
     )
     return (
-        f'<div class="zf-choices"><label>Layer<select data-choice="layer" disabled>{layers}</select></label>'
-        f'{feature}{target}<label{hidden}>Which part<select data-choice="position" disabled>{places}</select>'
+        '<div class="zf-choices"><label>Layer<select data-choice="layer" disabled autocomplete="off">'
+        f"{layers}</select></label>{feature}{target}<label{hidden}>Which part"
+        f'<select data-choice="position" disabled autocomplete="off">{places}</select>'
         f'</label>{buttons}</div><fieldset class="zf-switches"><legend>What holds the picture back</legend>'
         f"{switches}</fieldset>"
     )
@@ -600,7 +603,9 @@ class Nine:
         """What each hit is, for those who do not see it."""
         told = enumerate(self.hits, 1)
         return [
-            WORDS["hit"].format(rank=n, label=hit.label, picture=hit.picture, value=f"{hit.value:.3g}")
+            WORDS["hit" if hit.label else "unlabelled"].format(
+                rank=n, label=hit.label, picture=hit.picture, value=f"{hit.value:.3g}"
+            )
             if hit
             else ""
             for n, hit in told
@@ -712,7 +717,7 @@ def feature_controls(layers: Mapping[str, str], nine: Nine, features: Sequence[i
     )
     return (
         '<div class="zf-choices">'
-        f'<label>Layer<select data-choice="layer" disabled>{options}</select></label>'
+        f'<label>Layer<select data-choice="layer" disabled autocomplete="off">{options}</select></label>'
         f'<label>Feature<input type="number" inputmode="numeric" data-choice="feature" min="0" '
         f'max="{features[-1]}" value="{nine.feature}" disabled autocomplete="off"></label>{steps}'
         '<button type="button" data-do="link" disabled>Copy a link to it</button></div>'
@@ -872,8 +877,8 @@ def lesson_controls(lessons: Sequence[Lesson], shown: int) -> str:
         for do, words in (("previous", "Previous"), ("next", "Next"), ("link", "Copy a link to it"))
     )
     return (
-        f'<div class="zf-choices"><label>Class, the best first<select data-choice="class" disabled>{options}'
-        f"</select></label>{steps}</div>"
+        '<div class="zf-choices"><label>Class, the best first'
+        f'<select data-choice="class" disabled autocomplete="off">{options}</select></label>{steps}</div>'
     )
 
 

@@ -23,6 +23,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from html import escape
+from itertools import chain, count
 from pathlib import Path
 from string import Template
 
@@ -299,6 +300,7 @@ def maximization_html(
             "target": start.channel if of_class else 0,
             "position": start.position,
             "seed": seed,
+            "steps": len(start.history),
         },
     }
     body = climbed_html(viewer, start, climb_controls(viewer, start, classes))
@@ -348,8 +350,8 @@ def _shell_html(
         '<div class="zf-take"><button type="button" data-do="picture" disabled>Save the picture</button>'
         '<button type="button" data-do="python" disabled>Copy the Python that makes it</button></div>'
         f"{_known_html(labels)}"
-        '<dialog><form method="dialog"><video muted playsinline></video><button value="take">Take the picture'
-        '</button><button value="">Close</button></form></dialog>'
+        '<dialog aria-label="Camera"><form method="dialog"><video muted playsinline></video>'
+        '<button value="take">Take the picture</button><button value="">Close</button></form></dialog>'
         f'{inside}<script type="application/json" class="zf-state">{inline_json(constants)}</script></div>'
     )
 
@@ -427,7 +429,7 @@ from zfcore.invariance import warp
 picture, layers = to_input([{{pixels}}], card), ["{{first}}", "{{deepest}}"]
 moved = warp(warp(warp(picture, "rotate", {{rotation}}), "scale", {{scale}}), "translate", {{shift}})
 before, after = (Deconvnet(network).activations(x, layers) for x in (picture, moved))
-{{{{layer: (after[layer] - f).norm() / f.norm() for layer, f in before.items()}}}}
+dict((layer, (after[layer] - f).norm() / f.norm()) for layer, f in before.items())
 """
 STORED_SNIPPET = """\
 from zfcore.gallery import Gallery
@@ -502,7 +504,7 @@ def save_page(
             f"{path} is a folder; give the name of a file, such as {path / 'report.html'}"
         )
     if not isinstance(pictures, Mapping):
-        pictures = {_picture_name(picture, n): picture for n, picture in enumerate(pictures, 1)}
+        pictures = _by_name(pictures)
     if not pictures:
         raise ValueError("there are no pictures to explore; give at least one")
     card = dict(IMAGENET_CARD if card is None else card) | ({"labels": list(labels)} if labels else {})
@@ -518,6 +520,16 @@ def save_page(
     )
     models.write_atomically(path, text.encode())
     return path
+
+
+def _by_name(pictures: Iterable[Picture]) -> dict[str, Picture]:
+    """Pictures by name; the later of those that share one, as files of two folders may, are numbered."""
+    named = {}
+    for number, picture in enumerate(pictures, 1):
+        name = _picture_name(picture, number)
+        others = (f"{name} ({n})" for n in count(2))
+        named[next(each for each in chain([name], others) if each not in named)] = picture
+    return named
 
 
 def _picture_name(picture: Picture, number: int) -> str:

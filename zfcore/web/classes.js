@@ -30,8 +30,7 @@ class ClassExplorer {
       const task = target instanceof Element ? target.closest("button")?.dataset.do : undefined;
       if (task === "previous" || task === "next") this.#choose(this.shown + (task === "next" ? 1 : -1));
       if (task !== "link") return;
-      this.#address();
-      await copy(location.href).then(() => this.#tell(this.state.words.copied), (problem) => this.#tell(inWords(problem), true));
+      await copy(this.#address()).then(() => this.#tell(this.state.words.copied), (problem) => this.#tell(inWords(problem), true));
     });
     if (document.querySelector('.zf-explorer[data-explorer="class"]') !== root) return; // the address tells of one only
     addEventListener("hashchange", () => this.#follow());
@@ -48,7 +47,7 @@ class ClassExplorer {
 
   /** A link to what is shown. */
   #address() {
-    history.replaceState(history.state, "", `#class=${encodeURIComponent(this.state.classes[this.shown].name)}`);
+    return pointTo(`#class=${encodeURIComponent(this.state.classes[this.shown].name)}`);
   }
 
   /** Go where the page's address points to, if it is a class. */

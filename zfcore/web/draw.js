@@ -55,6 +55,7 @@ function canvasFrom({ width, height, pixels }) {
 
 /** The pixels of a loaded picture of the page. @param {HTMLImageElement} image @returns {Raster} */
 function rasterOf(image) {
+  insistOnPixels();
   const { naturalWidth: width, naturalHeight: height } = image;
   const { context } = canvasOf(width, height);
   context.drawImage(image, 0, 0);

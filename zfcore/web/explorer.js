@@ -57,6 +57,7 @@ async function copy(text) {
     await navigator.clipboard.writeText(text);
   } catch {
     // Pages from disk may not write to the clipboard: select a hidden text and copy that.
+    const before = document.activeElement;
     const area = document.createElement("textarea");
     area.value = text;
     area.style.cssText = "position:fixed;inset-block-start:0;opacity:0";
@@ -64,8 +65,19 @@ async function copy(text) {
     area.select();
     const done = document.execCommand("copy");
     area.remove();
+    if (before instanceof HTMLElement) before.focus();
     if (!done) throw new Error("the browser refused to copy");
   }
+}
+
+/** Have the page's address point to what is shown. @param {string} hash @returns {string} the whole address */
+function pointTo(hash) {
+  try {
+    history.replaceState(history.state, "", hash);
+  } catch {
+    // Some browsers refuse what is asked too often: the address can wait.
+  }
+  return new URL(hash, location.href).href;
 }
 
 /** @template {State} [S=State] */
@@ -102,6 +114,8 @@ class Explorer {
     camera: () => this.#camera(),
   };
   #turn = 0; // of photographs: a later one overtakes an earlier one
+  #wish = 0; // the reader's for a photograph: one that is read slowly is not shown after a later one
+  #filming = false;
 
   /** @param {HTMLElement} root */
   constructor(root) {
@@ -162,7 +176,7 @@ class Explorer {
   /** @param {string} words @param {boolean} [problem] */
   tell(words, problem = false) {
     const status = this.find(".zf-status", HTMLElement);
-    status.textContent = words || this.state.words.hint;
+    status.textContent = words || (this.#barred() ? "" : this.state.words.hint);
     status.classList.toggle("zf-problem", problem);
   }
 
@@ -187,24 +201,32 @@ class Explorer {
   }
 
   // -------------------------------------------------------------------------- bringing the network
+  /** Why the network cannot run here, in words; empty if it can. */
+  #barred() {
+    return missing() || (this.state.network in store().assets ? "" : this.state.words.absent);
+  }
+
   /** Say how much the first click loads. */
   #announce() {
-    const lacks = missing();
+    const barred = this.#barred();
     const size = () => `${Math.max(1, Math.round(bytesToCome([RUNTIME, this.state.network]) / 1e6))} MB`;
-    const present = this.state.network in store().assets;
-    const words = lacks || (present ? fill(this.state.words.begin, { size: size() }) : this.state.words.absent);
-    this.find(".zf-size", HTMLElement).textContent = words;
-    this.find('[data-do="load"]', HTMLElement).hidden = Boolean(lacks) || !present;
-    if (lacks || !present) return;
+    this.find(".zf-size", HTMLElement).textContent = barred || fill(this.state.words.begin, { size: size() });
+    this.find('[data-do="load"]', HTMLElement).hidden = Boolean(barred);
+    this.tell("");
+    if (barred) return;
     for (const control of this.root.querySelectorAll("button, input, select")) control.removeAttribute("disabled");
-    document.addEventListener("zfcore:network", (event) => {
-      if (event instanceof CustomEvent && event.detail === this.state.network) this.find(".zf-begin", HTMLElement).hidden = true;
+    document.addEventListener("zfcore:network", async (event) => {
+      if (!(event instanceof CustomEvent && event.detail === this.state.network)) return;
+      this.find(".zf-begin", HTMLElement).hidden = true;
+      this.network ??= await Network.load(this.state.network);
     });
   }
 
   /** The network; brought here by the first wish. @returns {Promise<Network>} */
   async live() {
     if (this.network) return this.network;
+    const barred = this.#barred();
+    if (barred) throw new Error(barred);
     const bar = this.find("progress", HTMLProgressElement);
     this.find('[data-do="load"]', HTMLElement).hidden = true;
     bar.hidden = false;
@@ -356,8 +378,10 @@ class Explorer {
       const target = event.target instanceof Element ? event.target.closest("button") : null;
       if (!target || !root.contains(target)) return;
       const { photograph, do: task } = target.dataset;
-      if (photograph !== undefined) void this.look(photograph);
-      else if (task && task in this.acts) void this.attempt(() => this.acts[task](target, event));
+      if (photograph !== undefined) {
+        this.#wish++;
+        void this.look(photograph);
+      } else if (task && task in this.acts) void this.attempt(() => this.acts[task](target, event));
     });
     root.addEventListener("input", ({ target }) => {
       const control = target instanceof HTMLInputElement || target instanceof HTMLSelectElement ? target : null;
@@ -404,56 +428,68 @@ class Explorer {
   /** Show the network a picture of the reader's own, or say why not. @param {Blob} file @param {string} [name] */
   take(file, name = file instanceof File && file.name ? file.name : "pasted.png") {
     return this.attempt(async () => {
-      const bitmap = await decodePicture(file, name);
-      const { card } = await this.live();
-      this.tell(this.state.words.reading);
-      const pixels = await squareOfBitmap(bitmap, card);
-      const view = viewOf(bitmap, card, SIDE);
-      bitmap.close();
+      const wish = ++this.#wish;
+      const { square, view } = await this.#read(file, name);
       const { words } = this.state;
       const alt = fill(words.yours, { name });
-      this.photographs.set(name, {
-        name, title: name, alt, credit: words.private, python: JSON.stringify(name), wnid: null,
-        square: { width: card.input_size, height: card.input_size, pixels },
-      });
+      this.photographs.set(name, { name, title: name, alt, credit: words.private, python: JSON.stringify(name), wnid: null, square });
       let thumb = this.#thumb(name);
       if (!thumb) {
         const first = this.find("[data-photograph]", HTMLElement);
         thumb = /** @type {HTMLElement} */ (first.cloneNode(true));
-        /** @type {HTMLElement} */ (thumb).dataset.photograph = name;
+        Object.assign(/** @type {HTMLElement} */ (thumb), { title: name }).dataset.photograph = name;
         first.parentElement?.insertBefore(thumb, this.find(".zf-own-picture", HTMLElement));
       }
       const image = find(thumb, "img", HTMLImageElement);
       [image.src, image.alt] = [view, alt];
-      await this.look(name);
+      this.tell("");
+      if (wish === this.#wish) await this.look(name);
     });
+  }
+
+  /** A picture file as the network sees it, and as the reader does. @param {Blob} file @param {string} name */
+  async #read(file, name) {
+    const bitmap = await decodePicture(file, name);
+    try {
+      const { card } = await this.live();
+      this.tell(this.state.words.reading);
+      const pixels = await squareOfBitmap(bitmap, card);
+      return { square: { width: card.input_size, height: card.input_size, pixels }, view: viewOf(bitmap, card, SIDE) };
+    } finally {
+      bitmap.close();
+    }
   }
 
   /** Take a picture with the camera; the stream ends with the dialog. */
   async #camera() {
+    if (this.#filming) return;
     const dialog = this.find("dialog", HTMLDialogElement);
     const video = find(dialog, "video", HTMLVideoElement);
-    let stream;
-    try {
-      stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
-    } catch (problem) {
+    /** @param {unknown} problem @returns {never} */
+    const fail = (problem) => {
       throw new Error(fill(this.state.words.nocamera, { problem: inWords(problem) }));
-    }
+    };
+    /** @type {MediaStream | undefined} */
+    let stream;
+    this.#filming = true;
     try {
+      stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } }).catch(fail);
       video.srcObject = stream;
       await video.play();
       dialog.returnValue = "";
       dialog.showModal();
       await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
       if (dialog.returnValue === "take") {
+        if (!video.videoWidth) fail("it has sent no picture yet");
         const { canvas, context } = canvasOf(video.videoWidth, video.videoHeight);
         context.drawImage(video, 0, 0);
         const blob = await new Promise((/** @type {(blob: Blob | null) => void} */ resolve) => canvas.toBlob(resolve));
         if (blob) await this.take(blob, "camera.png");
       }
     } finally {
-      for (const track of stream.getTracks()) track.stop();
+      for (const track of stream?.getTracks() ?? []) track.stop();
       video.srcObject = null;
+      this.#filming = false;
     }
   }
 

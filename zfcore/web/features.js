@@ -20,10 +20,9 @@ class FeatureExplorer extends Explorer {
       previous: () => this.#step(-1),
       next: () => this.#step(1),
       random: () => this.#choose({ feature: this.#features()[Math.floor(Math.random() * this.#features().length)] }),
-      cell: (/** @type {HTMLElement} */ { dataset: { feature } }) => this.#choose({ feature: Number(feature) }),
+      cell: (/** @type {HTMLElement} */ { dataset: { path, feature } }) => this.#choose({ path: path ?? "", feature: Number(feature) }),
       link: async () => {
-        this.#address();
-        await copy(location.href);
+        await copy(this.#address());
         this.tell(this.state.words.copied);
       },
     });
@@ -49,7 +48,7 @@ class FeatureExplorer extends Explorer {
   #step(by) {
     const features = this.#features();
     const at = features.indexOf(this.choice.feature) + by;
-    this.#choose({ feature: features[(at + features.length) % features.length] });
+    return this.#choose({ feature: features[(at + features.length) % features.length] });
   }
 
   /** The nearest feature that is shown, and the page's address after it. @param {Partial<Feature>} change */
@@ -72,12 +71,18 @@ class FeatureExplorer extends Explorer {
   /** A link to what is shown. */
   #address() {
     const { path, feature } = this.choice;
-    history.replaceState(history.state, "", `#feature=${this.#slug(this.layerName(path))}/${feature}`);
+    return pointTo(`#feature=${this.#slug(this.layerName(path))}/${feature}`);
   }
 
   /** Go where the page's address points to, if it is a feature. */
   #follow() {
-    const [, layer, number] = /^#feature=(.+)\/(\d+)$/.exec(decodeURIComponent(location.hash)) ?? [];
+    let address = "";
+    try {
+      address = decodeURIComponent(location.hash);
+    } catch {
+      // Cut off within a letter: it points to nothing here.
+    }
+    const [, layer, number] = /^#feature=(.+)\/(\d+)$/.exec(address) ?? [];
     const wall = Array.from(this.gallery.walls.values()).find(({ name, path }) => layer === this.#slug(name) || layer === path);
     if (!wall) return;
     void this.attempt(() => this.#choose({ path: wall.path, feature: Number(number) }));
@@ -108,8 +113,11 @@ class FeatureExplorer extends Explorer {
     const projected = this.root.querySelector('[data-nine="cropProjections"]');
     projected?.setAttribute("aria-busy", "true"); // these may come later: the reader has the nine hits now
     this.busy(false);
-    await this.#showCrops(turn);
-    if (turn === this.#turn) projected?.setAttribute("aria-busy", "false");
+    try {
+      await this.#showCrops(turn);
+    } finally {
+      if (turn === this.#turn) projected?.setAttribute("aria-busy", "false");
+    }
   }
 
   /** The nine strongest crops of the page's photographs; their projections once the network is there. @param {number} turn */
@@ -159,14 +167,17 @@ class FeatureExplorer extends Explorer {
     const strongest = this.#strongestShown();
     const layer = this.layerName(path);
     this.find(".zf-layer > span", HTMLElement).textContent = layer;
-    Array.from(this.root.querySelectorAll(".zf-cell")).forEach((cell, n) => {
+    const cells = Array.from(this.root.querySelectorAll(".zf-cell"));
+    const stop = Math.max(0, strongest.slice(0, cells.length).findIndex(([feature]) => feature === this.choice.feature));
+    cells.forEach((cell, n) => {
       if (!(cell instanceof HTMLElement)) return;
       cell.hidden = n >= strongest.length;
       if (cell.hidden) return;
       const [feature, value] = strongest[n];
       const { map, width } = this.map(path, feature);
-      cell.dataset.feature = `${feature}`;
+      Object.assign(cell.dataset, { path, feature: `${feature}` });
       cell.setAttribute("aria-checked", `${feature === this.choice.feature}`);
+      cell.tabIndex = n === stop ? 0 : -1;
       this.paint(cell, colourMap(map, width, this.colours), fill(this.state.words.cell, { layer, feature, value: digits(value) }));
     });
   }

@@ -24,15 +24,14 @@ class InvarianceExplorer extends Explorer {
   /** @override @param {boolean} keep */
   looked(keep) {
     this.drawPhotograph();
-    if (!keep) this.move.target = this.target(softmax(this.sight().values.logits.data));
-    return this.#ask({});
+    return this.#ask(keep ? {} : { target: this.target(softmax(this.sight().values.logits.data)) });
   }
 
   /** Move the photograph, and ask the network. @param {Partial<Move>} change */
   async #ask(change) {
-    Object.assign(this.move, change);
+    const move = (this.move = { ...this.move, ...change });
     if (!this.seen) return this.look(this.shown, true);
-    const { seen, move } = this;
+    const { seen } = this;
     const { shift, scale, rotation } = move;
     const network = /** @type {Network} */ (this.network);
     const { input_size: side } = network.manifest;
@@ -45,8 +44,9 @@ class InvarianceExplorer extends Explorer {
     this.paint(this.panel("moved"), fromInput(moved, side, network.mean, network.card), this.state.words.movedPicture);
     const values = await network.forward({ pictures: moved, outputs: this.outputs(network) }, { lane: `${this.lane} move` });
     if (!values || seen !== this.seen) return undefined; // overtaken
-    this.#drawAnswer(values);
-    return this.busy(false);
+    this.#drawAnswer(values, move);
+    if (move === this.move) this.busy(false);
+    return undefined;
   }
 
   #drawControls() {
@@ -59,11 +59,10 @@ class InvarianceExplorer extends Explorer {
     this.find('[data-choice="target"]', HTMLSelectElement).value = `${this.move.target}`;
   }
 
-  /** @param {Values} values */
-  #drawAnswer(values) {
+  /** @param {Values} values @param {Move} move which they are the answer to */
+  #drawAnswer(values, { shift, scale, rotation, target }) {
     const { photograph, values: original } = this.sight();
     const { farthest, paths, deepest, words } = this.state;
-    const { shift, scale, rotation, target } = this.move;
     const [near, far] = paths.map((path) => distance(original[path].data, values[path].data));
     const [before, after] = [original, values].map(({ logits }) => softmax(logits.data));
     const given = {

@@ -10,7 +10,7 @@
 /** @typedef {{path: string, before: string, channel: number, position: string}} Target `before` is the layer that a
  *             ReLU rectifies; `position` is "map" or "middle" */
 /** @typedef {"l2" | "tv" | "jitter" | "turn" | "frequency"} Switch */
-/** @typedef {State & {start: {photograph: string, path: string, feature: number, target: number, position: string, seed: number},
+/** @typedef {State & {start: {photograph: string, path: string, feature: number, target: number, position: string, seed: number, steps: number},
  *             recipe: Recipe, befores: Record<string, string>, result: string | null, most: number}} MaximizationState
  *             `result` is Python's name of the layer that the page calls logits, if it offers classes */
 
@@ -187,7 +187,7 @@ class MaximizationExplorer extends Explorer {
       this.find(".zf-credit", HTMLElement).textContent = ""; // nothing of the photograph is shown yet
       return this.busy(false);
     }
-    this.#from(this.sight().input);
+    this.#from(/** @type {Network} */ (this.network), this.sight().input);
     return this.#climb();
   }
 
@@ -214,29 +214,34 @@ class MaximizationExplorer extends Explorer {
     return jitter || scale > 1 || rotation ? { down, right, scale: scale ** c, rotation: rotation * d } : STILL;
   }
 
-  /** @param {Float32Array} picture */
-  #from(picture) {
-    this.#pause();
+  /** Start an ascent, of which nothing can be told yet. @param {Network} network @param {Float32Array} picture */
+  #from(network, picture) {
+    this.#stop();
     this.#random = uniform(this.seed);
     this.#picture = this.#start = picture;
     this.#history = [];
+    this.find(".zf-says", HTMLElement).textContent = "";
+    this.#draw(network);
   }
 
   /** Start from other noise. @param {number} seed @returns {Promise<void>} */
   async #anew(seed) {
     this.seed = seed;
     const network = await this.live();
-    this.#pause();
     this.find(".zf-credit", HTMLElement).textContent = "";
     const random = uniform(1000 + seed);
-    this.#from(noisePicture(random, network.manifest.input_size, this.#recipe()));
+    this.#from(network, noisePicture(random, network.manifest.input_size, this.#recipe()));
     return this.#climb();
   }
 
-  #pause() {
+  #stop() {
     this.#turn++;
     delete this.root.dataset.climbing;
     this.find('[data-do="climb"]', HTMLElement).textContent = this.state.words.climb;
+  }
+
+  #pause() {
+    this.#stop();
     if (this.#history.length) this.find(".zf-says", HTMLElement).textContent = fill(this.state.words.climbed, this.#given());
   }
 
@@ -245,19 +250,25 @@ class MaximizationExplorer extends Explorer {
     const network = await this.live();
     if (!this.#picture) return this.#anew(this.seed);
     const turn = ++this.#turn;
+    this.tell("");
     this.root.dataset.climbing = "";
     this.find('[data-do="climb"]', HTMLElement).textContent = this.state.words.pause;
-    for (let steps = 0; steps < this.state.most; steps++) {
-      const { path, feature, target, position } = this.choice;
-      const channel = path === "logits" ? target : feature;
-      const goal = { path, before: this.state.befores[path] ?? path, channel, position };
-      const found = await climbStep(network, this.#picture, goal, this.#recipe(), this.#move(), `${this.lane} climb`);
-      if (!found || turn !== this.#turn) return undefined; // paused, or overtaken
-      this.#picture = found.picture;
-      this.#history.push(found.value);
-      this.#draw(network);
+    try {
+      for (let steps = 0; steps < this.state.most; steps++) {
+        const { path, feature, target, position } = this.choice;
+        const channel = path === "logits" ? target : feature;
+        const goal = { path, before: this.state.befores[path] ?? path, channel, position };
+        const found = await climbStep(network, this.#picture, goal, this.#recipe(), this.#move(), `${this.lane} climb`);
+        if (turn !== this.#turn) return undefined; // paused, or overtaken
+        if (!found) continue; // the last step of an overtaken ascent has pushed this one out
+        this.#picture = found.picture;
+        this.#history.push(found.value);
+        this.#draw(network);
+      }
+    } finally {
+      if (turn === this.#turn) this.#pause();
     }
-    return this.#pause();
+    return undefined;
   }
 
   // -------------------------------------------------------------------------- showing
@@ -265,8 +276,8 @@ class MaximizationExplorer extends Explorer {
     const { path, feature, target, position } = this.choice;
     const { words } = this.state;
     const goal = path === "logits" ? fill(words.ofLogit, { label: this.label(target) }) : fill(position === "map" ? words.ofWholeMap : words.ofUnit, { layer: this.layerName(path), feature });
-    const history = this.#history;
-    return { goal, first: digits(history[0]), value: digits(history[history.length - 1]), steps: history.length };
+    const told = (/** @type {number | undefined} */ value) => (value === undefined ? "" : digits(value));
+    return { goal, first: told(this.#history[0]), value: told(this.#history.at(-1)), steps: this.#history.length };
   }
 
   /** @param {Network} network */
@@ -275,11 +286,11 @@ class MaximizationExplorer extends Explorer {
     for (const [name, picture] of /** @type {[string, Float32Array | undefined][]} */ ([["start", this.#start], ["climbed", this.#picture]])) {
       if (picture) this.paint(this.panel(name), fromInput(picture, side, mean, card), words[`${name}Picture`]);
     }
-    const [low, high] = [Math.min(0, ...this.#history), Math.max(...this.#history)];
+    const [low, high] = [Math.min(0, ...this.#history), Math.max(0, ...this.#history)];
     const last = Math.max(1, this.#history.length - 1);
     const points = this.#history.map((value, n) => `${((100 * n) / last).toFixed(2)},${(40 - (40 * (value - low)) / (high - low || 1)).toFixed(2)}`);
     this.find(".zf-curve polyline", SVGElement).setAttribute("points", points.join(" "));
-    this.find(".zf-answer", HTMLElement).textContent = fill(words.answer, this.#given());
+    this.find(".zf-answer", HTMLElement).textContent = this.#history.length ? fill(words.answer, this.#given()) : "";
     this.busy(false);
   }
 
@@ -331,7 +342,7 @@ class MaximizationExplorer extends Explorer {
     const { path, feature, target, position } = this.choice;
     const { l2, tv, jitter, scale, rotation, frequency } = this.#recipe();
     const channel = path === "logits" ? target : feature;
-    const steps = Math.max(1, this.#history.length);
+    const steps = Math.max(1, this.#picture ? this.#history.length : this.state.start.steps);
     return { path: path === "logits" ? this.state.result : path, channel, position, steps, seed: this.seed, l2, tv, jitter, scale, rotation, frequency };
   }
 }

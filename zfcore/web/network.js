@@ -35,6 +35,7 @@ class Network {
     const arrived = (/** @type {number} */ bytes) => progress((done += bytes), of);
     progress(0, of);
     const parts = { runtime: await pieces(RUNTIME, arrived), network: await pieces(name, arrived) };
+    progress(of, of); // all is here: what arrived is a little less than what was announced, the scripts around it
     const network = new Network();
     try {
       return Object.assign(network, await network.ask("start", parts));

@@ -19,7 +19,8 @@ class OcclusionExplorer extends Explorer {
   /** @type {(Answer | undefined)[]} */
   #scanned = []; // by place of the scan's grid, row by row
   #turn = 0; // of scans: a later one, or none, overtakes an earlier one
-  #fill = { kind: "", picture: new Float32Array() };
+  /** @type {{kind: string, input: Float32Array, picture: Float32Array}} */
+  #fill = { kind: "", input: new Float32Array(), picture: new Float32Array() };
 
   /** @param {HTMLElement} root */
   constructor(root) {
@@ -29,7 +30,10 @@ class OcclusionExplorer extends Explorer {
     this.square = { top, left, size, fill, target };
     Object.assign(this.acts, {
       scan: () => (this.#scanning() ? this.#stop() : this.#scan()),
-      place: (/** @type {HTMLElement} */ stage, /** @type {MouseEvent} */ event) => event.detail && this.#goTo(stage, event),
+      place: async (/** @type {HTMLElement} */ stage, /** @type {MouseEvent} */ event) => {
+        const at = this.place(stage, event, 1, 1);
+        if (event.detail && (await this.looking())) this.#goTo(at);
+      },
     });
   }
 
@@ -51,7 +55,7 @@ class OcclusionExplorer extends Explorer {
     stage.addEventListener("pointermove", follow);
     for (const map of this.root.querySelectorAll('[data-do="place"]')) {
       map.addEventListener("pointermove", (event) => {
-        if (map instanceof HTMLElement && event instanceof PointerEvent && event.pointerType === "mouse") this.#goTo(map, event);
+        if (this.seen && map instanceof HTMLElement && event instanceof PointerEvent && event.pointerType === "mouse") this.#goTo(this.place(map, event, 1, 1));
       });
     }
   }
@@ -86,12 +90,12 @@ class OcclusionExplorer extends Explorer {
   /** What stands in the square, (3, S, S). */
   #filling() {
     const { fill: kind, size } = this.square;
-    const { input, photograph: { name } } = this.sight();
+    const { input } = this.sight();
     const network = /** @type {Network} */ (this.network);
     const { side } = this.#grid();
-    const wanted = `${name} ${kind} ${kind === "blur" ? size : ""}`;
-    if (this.#fill.kind !== wanted) {
-      this.#fill = { kind: wanted, picture: fillPicture(kind, input, side, size, network.mean, network.card) };
+    const wanted = `${kind} ${kind === "blur" ? size : ""}`;
+    if (this.#fill.kind !== wanted || this.#fill.input !== input) {
+      this.#fill = { kind: wanted, input, picture: fillPicture(kind, input, side, size, network.mean, network.card) };
       find(this.panel("photograph"), "img.zf-cover", HTMLImageElement).src = canvasFrom(fromInput(this.#fill.picture, side, network.mean, network.card)).toDataURL();
     }
     return this.#fill.picture;
@@ -99,8 +103,9 @@ class OcclusionExplorer extends Explorer {
 
   /** Move or change the square, and ask the network. @param {Partial<Square>} change */
   #move(change) {
-    if (!this.seen) return void this.look(this.shown, true).then(() => this.seen && this.#move(change));
-    const { side, rows } = (Object.assign(this.square, change), this.#grid());
+    Object.assign(this.square, change);
+    if (!this.seen) return void this.look(this.shown, true);
+    const { side, rows } = this.#grid();
     const { size } = this.square;
     this.square.top = clamp(this.square.top, 0, side - size);
     this.square.left = clamp(this.square.left, 0, side - size);
@@ -155,32 +160,34 @@ class OcclusionExplorer extends Explorer {
   }
 
   async #scan() {
-    if (!this.seen) return this.look(this.shown, true);
+    if (!(await this.looking())) return;
     const turn = ++this.#turn;
     const { rows } = this.#grid();
     const { stride } = this.state;
     this.root.dataset.scanning = "";
     this.find('[data-do="scan"]', HTMLElement).textContent = this.state.words.stop;
     this.#scanned = new Array(rows * rows);
-    for (const cells of finer(rows, rows)) {
-      for (let first = 0; first < cells.length; first += TOGETHER) {
-        const some = cells.slice(first, first + TOGETHER);
-        const answers = await this.#ask(some.map(([row, column]) => [row * stride, column * stride]));
-        if (turn !== this.#turn || !answers) return;
-        some.forEach(([row, column], n) => (this.#scanned[row * rows + column] = answers[n]));
-        this.#drawMaps();
+    try {
+      for (const cells of finer(rows, rows)) {
+        for (let first = 0; first < cells.length; first += TOGETHER) {
+          const some = cells.slice(first, first + TOGETHER);
+          const answers = await this.#ask(some.map(([row, column]) => [row * stride, column * stride]));
+          if (turn !== this.#turn || !answers) return;
+          some.forEach(([row, column], n) => (this.#scanned[row * rows + column] = answers[n]));
+          this.#drawMaps();
+        }
       }
+    } finally {
+      if (turn === this.#turn) this.#stop();
     }
-    this.#stop();
     this.#drawMaps();
     this.tell(fill(this.state.words.scanned, { places: rows * rows }));
   }
 
-  /** Put the square where a pointer is on a map. @param {HTMLElement} stage @param {MouseEvent} event */
-  #goTo(stage, event) {
-    if (!this.seen) return;
+  /** Put the square where a pointer is on a map. @param {[number, number]} place down and across, of the map's side */
+  #goTo(place) {
     const { rows } = this.#grid();
-    const [row, column] = this.place(stage, event, rows, rows).map((at) => clamp(Math.floor(at), 0, rows - 1) * this.state.stride);
+    const [row, column] = place.map((at) => clamp(Math.floor(at * rows), 0, rows - 1) * this.state.stride);
     if (row !== this.square.top || column !== this.square.left) this.#move({ top: row, left: column });
   }
 
@@ -243,20 +250,21 @@ class OcclusionExplorer extends Explorer {
       ["probability", map((answer) => answer.probabilities[target]), words.probabilityMap],
       ["activation", map((answer) => answer.sum), words.activationMap],
     ])) {
-      const most = values.reduce((a, b) => Math.max(a, b), 0);
+      const most = values.reduce((a, b) => Math.max(a, b || 0), 0);
       const caption = fill(template, { ...given, most: name === "probability" ? percent(most) : digits(most) });
       this.paint(this.panel(name), colourMap(Float32Array.from(values, (value) => value || 0), rows, this.colours), caption);
       find(this.panel(name), "figcaption span", HTMLElement).textContent = caption;
     }
     const labels = map((answer) => mostProbable(answer.probabilities));
+    const known = labels.filter((label) => !Number.isNaN(label));
     const counted = new Map();
-    for (const label of labels) counted.set(label, (counted.get(label) ?? 0) + 1);
+    for (const label of known) counted.set(label, (counted.get(label) ?? 0) + 1);
     const frequent = Array.from(counted.keys()).sort((a, b) => counted.get(b) - counted.get(a) || a - b).slice(0, palette.length);
     const pixels = new Uint8ClampedArray(3 * labels.length);
     labels.forEach((label, n) => pixels.set(rgb(palette[frequent.indexOf(label)] ?? "#808080"), 3 * n));
     this.paint(this.panel("label"), { width: rows, height: rows, pixels }, words.labelMap);
     this.find(".zf-legend", HTMLElement).replaceChildren(...frequent.map((label, n) => {
-      const item = element("li", `${this.label(label)} ${Math.round((100 * counted.get(label)) / labels.length)} %`);
+      const item = element("li", `${this.label(label)} ${Math.round((100 * counted.get(label)) / known.length)} %`);
       const chip = element("i", "");
       chip.style.background = palette[n];
       item.prepend(chip);

@@ -17,7 +17,7 @@ class PhotoExplorer extends Explorer {
     /** @type {Choice} */
     this.choice = { path, feature, unit };
     Object.assign(this.acts, {
-      strongest: () => this.seen && this.#choose({ feature: this.choice.feature }),
+      strongest: () => this.#choose({ feature: this.choice.feature }),
       cell: (/** @type {HTMLElement} */ { dataset: { path, feature } }) => this.#choose({ path: path ?? "", feature: Number(feature) }),
       unit: (/** @type {HTMLElement} */ stage, /** @type {MouseEvent} */ event) => this.#pick(stage, event),
     });
@@ -65,6 +65,7 @@ class PhotoExplorer extends Explorer {
     const { height, width } = this.map(path, chosen);
     const [y, x] = change.unit ?? (anew ? this.#strongestUnit(path, chosen) : this.choice.unit);
     this.choice = { path, feature: chosen, unit: [clamp(y, 0, height - 1), clamp(x, 0, width - 1)] };
+    this.#projections.clear();
     this.#drawChoice();
     void this.#project();
     void this.attempt(() => this.#drawLooks());
@@ -197,12 +198,13 @@ class PhotoExplorer extends Explorer {
   }
 
   /** A click on the map chooses the unit there; a click without a place is the keyboard's. @param {HTMLElement} stage @param {MouseEvent} event */
-  #pick(stage, event) {
-    if (!this.seen) return this.look(this.shown, true);
-    if (event.detail === 0) return undefined;
+  async #pick(stage, event) {
+    const at = this.place(stage, event, 1, 1); // the page may move while the network is brought
+    if (!(await this.looking()) || event.detail === 0) return;
     const { height, width } = this.map(this.choice.path, this.choice.feature);
-    const [y, x] = this.place(stage, event, height, width).map(Math.floor);
-    return this.#choose({ unit: [y, x] });
+    const longest = Math.max(height, width);
+    const [y, x] = [height, width].map((count, axis) => Math.floor(at[axis] * longest - (longest - count) / 2));
+    this.#choose({ unit: [y, x] });
   }
 
   /** @override @param {HTMLElement} button @param {[number, number]} step */
@@ -225,16 +227,21 @@ class PhotoExplorer extends Explorer {
   /** @override The pictures of the choice beside one another. */
   async sheet() {
     if (!(await this.looking())) return undefined;
-    await this.#project();
-    const { square, view } = this.sight();
-    const { path, feature, unit } = this.choice;
-    const field = this.#field(this.choice);
+    let choice;
+    do {
+      choice = this.choice;
+      await this.#project();
+    } while (choice !== this.choice); // overtaken
+    if (this.#projections.size < Object.keys(this.state.rules).length) return undefined; // it failed, which is told
+    const { square, view, photograph } = this.sight();
+    const { path, feature, unit } = choice;
+    const field = this.#field(choice);
     const [left, top, right, bottom] = [field.left, field.top, field.right, field.bottom].map((edge) => edge / square.width);
     const { map, width } = this.map(path, feature);
-    const projected = Object.keys(this.state.rules).map((rule) => this.#projections.get(rule) ?? new Float32Array(square.pixels.length));
+    const projected = Object.keys(this.state.rules).flatMap((rule) => this.#projections.get(rule) ?? []);
     const rasters = [colourMap(map, width, this.colours), cut(square, field), ...projected.map((projection) => cut(stretch(projection, square.width), field))];
     const cells = [{ source: await imageOf(view), frame: { left, top, right, bottom } }, ...rasters.map((raster) => ({ source: canvasFrom(raster) }))];
-    const name = `${this.shown} ${this.layerName(path)} feature ${feature} unit ${unit[0]} ${unit[1]}`;
+    const name = `${photograph.name} ${this.layerName(path)} feature ${feature} unit ${unit[0]} ${unit[1]}`;
     return { canvas: contactSheet(cells, this.state.style), name };
   }
 

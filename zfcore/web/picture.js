@@ -106,17 +106,23 @@ function drawOnWhite(context, source, x, y) {
   context.drawImage(source, x, y);
 }
 
-/** Decode a picture file: turned as its EXIF says, no colour profile applied, as Python does.
+/** Some browsers hide the pixels of pictures from pages, and give others in their place. */
+function insistOnPixels() {
+  const { context } = canvasOf(1, 1);
+  context.fillStyle = "white";
+  context.fillRect(0, 0, 1, 1);
+  if (context.getImageData(0, 0, 1, 1).data.some((value) => value !== 255)) {
+    throw new Error("this browser hides the pixels of pictures from pages (a privacy setting), so the network cannot see them");
+  }
+}
+
+/** Decode a picture file: turned as its EXIF says, which browsers do unasked and whose name for it differs; no colour
+ *  profile applied, as Python does.
  *  @param {Blob} file @param {string} name */
 async function decodePicture(file, name) {
-  const probe = canvasOf(1, 1);
-  probe.context.fillStyle = "white";
-  probe.context.fillRect(0, 0, 1, 1);
-  if (probe.context.getImageData(0, 0, 1, 1).data.some((value) => value !== 255)) {
-    throw new Error("this browser hides the pixels of pictures from pages (a privacy setting), so the network cannot see yours");
-  }
+  insistOnPixels();
   try {
-    return await createImageBitmap(file, { imageOrientation: "from-image", premultiplyAlpha: "none", colorSpaceConversion: "none" });
+    return await createImageBitmap(file, { premultiplyAlpha: "none", colorSpaceConversion: "none" });
   } catch {
     throw new Error(`“${name}” cannot be read as a picture; JPEG, PNG, WebP and GIF files are, if they are whole`);
   }
