@@ -292,7 +292,7 @@ def claim_19(ledger, side):
 def claim_20(ledger, side):
     rivals = ("another picture's projection", "activity", "contrast")
     names = ("projection", *(f"projection minus {rival}" for rival in rivals))
-    values = {"map": {name: interval(0.3 * side) for name in names}}
+    values = {"map": {name: interval(0.3 * side) for name in names} | {"activity": interval(0.5)}}
     ledger.write("occlusion", "zfnet-64", values)
     ledger.write("occlusion", "zfnet-64, random weights", values)
 
@@ -566,6 +566,16 @@ def test_a_grid_that_random_filters_leave_as_well_is_no_evidence(ledger, monkeyp
     judged = verdict(ledger, 16)
     assert judged.verdict == UNTESTABLE
     assert "learned nothing shows as much, +0.300" in judged.why
+
+
+def test_a_map_that_falls_where_it_is_active_shows_no_structure(ledger):
+    claim_20(ledger, 1)
+    found = json.loads((ledger.folder / "occlusion.json").read_text())["entries"][0]
+    values = {"map": found["values"]["map"] | {"projection minus activity": interval(-0.02)}}
+    ledger.write("occlusion", "zfnet-64", values)
+    judged = verdict(ledger, 20)
+    assert judged.verdict == UNTESTABLE
+    assert "the place alone explains the fall" in judged.why
 
 
 def test_transfer_is_judged_with_the_pictures_that_both_sets_have(ledger):
