@@ -820,7 +820,7 @@ def adapt(name: str, state: Mapping[str, Tensor]) -> tuple[nn.Module, Tensor, di
     }
     if wanted.architecture in ARCHITECTURES:
         state = from_pytorchcv(state, wanted.architecture)
-    adapted = network_of(card)
+    adapted = network_of(card, empty=True)
     try:
         adapted.load_state_dict(fold_deviation(state))
     except (RuntimeError, KeyError) as error:

@@ -434,7 +434,7 @@ def initialize_(model: nn.Module, scheme: str = "paper") -> None:
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.reset_parameters()
 
 
@@ -507,7 +507,7 @@ def load(name: str | os.PathLike) -> tuple[nn.Module, dict]:
     if "mean" not in tensors:
         raise ValueError(f"{path} has no per-pixel mean; write weights with zfcore.model.save")
     card["mean"] = tensors.pop("mean")
-    model = network_of(card)
+    model = network_of(card, empty=True)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -515,18 +515,19 @@ def load(name: str | os.PathLike) -> tuple[nn.Module, dict]:
     return model.eval(), card
 
 
-def network_of(card: dict) -> nn.Module:
+def network_of(card: dict, empty: bool = False) -> nn.Module:
     """The network that a card describes, without its weights: ``architecture`` as :func:`load` tells.
 
-    A card with ``until`` describes its first layers only (:func:`until`).
+    A card with ``until`` describes its first layers only (:func:`until`). ``empty`` is for weights that are
+    about to come: those of a network of torchvision's are then memory that nobody has set.
     """
     library, _, name = card["architecture"].rpartition(".")
     if library == "torchvision":
         from torchvision.models import get_model  # takes a second that most readers need not wait
 
-        with torch.device("meta"):  # no number is drawn for weights that are about to come
+        with torch.device("meta" if empty else "cpu"):
             model = get_model(name, num_classes=card["num_classes"])
-        return model.to_empty(device="cpu")
+        return model.to_empty(device="cpu") if empty else model
     options = {key: card[key] for key in ("groups", "width", "alpha") if key in card}
     network = build(card["architecture"], card["num_classes"], card["input_size"], **options)
     return until(network, card["until"]) if "until" in card else network
@@ -535,7 +536,8 @@ def network_of(card: dict) -> nn.Module:
 def untrained(card: dict, seed: int = 0) -> nn.Module:
     """The network that a card describes with He's random weights, in eval mode.
 
-    The global generator is left as it was.
+    What is neither convolution, linear layer nor batch norm is as the architecture starts it. The global
+    generator is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
