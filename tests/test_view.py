@@ -297,6 +297,9 @@ def test_layers_are_chosen_by_path_or_by_a_name_of_ones_own():
 
 
 def test_what_cannot_be_looked_at_is_told():
+    for entry in CARD:
+        with pytest.raises(ValueError, match=f"the card has no '{entry}'; it has "):
+            view.Viewer(Functional(1).eval(), {key: CARD[key] for key in CARD if key != entry})
     with pytest.raises(ValueError, match=r"call model.eval\(\)"):
         view.Viewer(Functional(1), CARD)
     flat = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 14 * 14, 3)).eval()

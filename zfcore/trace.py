@@ -26,6 +26,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import numbers
 import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ class _Axis:
 
 def pair(value: int | Pair) -> Pair:
     """``(value, value)`` for an int: along y and x."""
-    return (value, value) if isinstance(value, int) else tuple(value)
+    return (int(value),) * 2 if isinstance(value, numbers.Integral) else tuple(value)
 
 
 def sliding_window(operation: object) -> tuple[tuple[int, int, int], ...] | None:

@@ -32,7 +32,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from zfcore.data import Picture, centre_crop, decode, squares, to_input
+from zfcore.data import Picture, centre_crop, decode, of_card, squares, to_input
 from zfcore.deconvnet import Deconvnet
 from zfcore.figures import FRAME, MAPS, stretch
 from zfcore.invariance import warp
@@ -650,12 +650,12 @@ class Viewer:
 
 def _completed(card: Mapping) -> dict:
     """A card whose mean and scale may be three numbers as :func:`zfcore.data.to_input` takes it."""
+    _, side, mean, scale = (of_card(card, key) for key in ("input_size", "resize", "mean", "scale"))
     card = dict(card)
-    if isinstance(card.get("mean"), Sequence):
-        side = card["resize"]
-        card["mean"] = torch.tensor(card["mean"], dtype=torch.float32)[:, None, None].expand(3, side, side)
-    if isinstance(card.get("scale"), Sequence):
-        card["scale"] = torch.tensor(card["scale"], dtype=torch.float32)[:, None, None]
+    if isinstance(mean, Sequence):
+        card["mean"] = torch.tensor(mean, dtype=torch.float32)[:, None, None].expand(3, side, side)
+    if isinstance(scale, Sequence):
+        card["scale"] = torch.tensor(scale, dtype=torch.float32)[:, None, None]
     return card
 
 
