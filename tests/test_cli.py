@@ -183,6 +183,17 @@ def test_a_complete_run_says_so_and_does_nothing(trained, packed):
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
+def test_a_complete_run_says_which_snapshots_it_has_not(trained, packed, monkeypatch):
+    out, options = trained
+    monkeypatch.chdir(packed)
+    (out / "epoch-01.safetensors").rename(out / "aside")
+    try:
+        result = CliRunner().invoke(app, [*TINY, "--device", "cpu", "--out", str(out), *options])
+    finally:
+        (out / "aside").rename(out / "epoch-01.safetensors")
+    assert "no snapshot of epoch 1 was kept" in str(result.exception)
+
+
 def test_a_complete_run_that_no_ledger_has_is_recorded_as_it_would_have_been(
     trained, packed, tmp_path, monkeypatch
 ):

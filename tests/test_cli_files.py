@@ -75,6 +75,23 @@ def test_an_option_that_a_target_would_not_heed_is_refused(target, option, monke
     assert f"{target} does not take {option[0]}; it takes --data, --row," in said
 
 
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (("sensitivity", "occlusion"), "--draws"),
+        *((("sensitivity", "correspondence"), option) for option in ("--pictures", "--size", "--stride")),
+        *((("measure", "fig2"), option) for option in ("--pictures", "--classes")),
+        (("measure", "invariance"), "--classes"),
+        *((("measure", "maximization"), option) for option in ("--data", "--pictures")),
+        (("reproduce", "table5", "--data", "voc2012"), "--seeds"),
+    ],
+)
+def test_an_option_that_an_analysis_would_not_heed_is_refused(command, option):
+    result = shell(*command, option, 20)
+    assert result.exit_code == 2
+    assert f"{command[1]} does not take {option}; it takes --" in told(result)
+
+
 def test_options_that_a_target_heeds_are_not_refused(tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(generalization, "reproduce", lambda *arguments, **_: given.append(arguments))
@@ -92,6 +109,34 @@ def test_a_page_of_shipped_weights_takes_no_others(tmp_path):
     )
     assert result.exit_code == 2
     assert "--weights belongs to MODEL.py:factory" in result.output
+
+
+def test_a_drive_letter_is_not_taken_for_a_file_of_networks(tmp_path):
+    folder = pictures(tmp_path, photos=1) / "photos"
+    result = shell("page", r"C:\runs\zfnet.safetensors", "--pictures", folder, "--out", tmp_path / "p.html")
+    assert isinstance(result.exception, FileNotFoundError)
+    assert "no weights 'C:" in str(result.exception)
+
+
+def test_a_card_that_lacks_an_entry_is_told_with_those_it_has(tmp_path):
+    folder, card = pictures(tmp_path, photos=1) / "photos", tmp_path / "card.json"
+    card.write_text('{"input_size": 56, "mean": [0, 0, 0], "scale": 1}', encoding="utf-8")
+    result = shell("page", "zfnet-64", "--card", card, "--pictures", folder, "--out", tmp_path / "p.html")
+    assert isinstance(result.exception, ValueError)
+    assert "the card has no 'resize'; it has input_size, mean, scale" in str(result.exception)
+
+
+@pytest.mark.parametrize("position", ["3", "3,4,5", "top"])
+def test_a_position_that_is_none_is_told_with_those_that_are(position, tmp_path):
+    result = shell("maximize", "layer 1", 0, "--position", position, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert f"a position is map, middle or Y,X, as 3,4; got '{position}'" in told(result)
+
+
+def test_a_channel_that_is_no_number_is_told(tmp_path):
+    result = shell("maximize", "layer 1", "goldfish", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "channels of layer 1 are numbers; got goldfish" in told(result)
 
 
 # ------------------------------------------------------------------------------ classes of one's own
@@ -184,6 +229,35 @@ def test_a_folder_does_not_hide_the_data_set_of_its_name(weights, tmp_path, monk
     assert len(data.data_set("patches", "val")) == len(patches("val"))
     with pytest.raises(FileNotFoundError, match="there is no pack"):
         data.data_set("./patches", "val")
+
+
+def test_a_card_without_names_of_its_classes_has_them_by_number(weights, tmp_path):
+    photo = pictures(tmp_path, photos=1) / "photos" / "0.png"
+    asked = ("occlude", photo, "--weights", weights, "--size", 28, "--stride", 14, "--out", tmp_path)
+    said = shell(*asked, "--target", 3)
+    assert said.exit_code == 0, said.exception
+    assert "class 3: " in said.output
+    assert "no class 'cat'; give a label (say, class 0, " in str(shell(*asked, "--target", "cat").exception)
+
+
+@pytest.mark.parametrize("ledger", ["table2", "fig7"])
+def test_the_ledger_of_a_table_is_written_by_reproduce_alone(weights, tmp_path, ledger):
+    for command in (("train", "zfnet-64", "--out", tmp_path), ("evaluate", weights)):
+        refused = shell(*command, "--record", ledger)
+        assert refused.exit_code == 2
+        assert f"what `zfcore reproduce {ledger}` writes; give --record another name" in told(refused)
+
+
+def test_a_gallery_of_weights_that_do_not_ship_wants_a_folder(weights):
+    refused = shell("features", weights, "--data", "photographs")
+    assert refused.exit_code == 2
+    assert "does not ship with zfcore" in told(refused)
+
+
+def test_a_snapshot_of_an_epoch_that_is_not_run_is_refused(tmp_path):
+    refused = shell("train", "zfnet-64", "--epochs", 2, "--snapshots", "0,1,7", "--out", tmp_path)
+    assert refused.exit_code == 2
+    assert "--snapshots of epoch 0, 7; this run has the epochs 1 to 2" in told(refused)
 
 
 def test_a_class_that_was_not_learned_cannot_be_tested(weights, tmp_path):

@@ -730,6 +730,34 @@ def test_only_the_window_is_computed_where_the_network_is_a_sequence(small, monk
         net.project(images, "features.5", 0, "map")
 
 
+def test_a_parametrized_convolution_projects_the_map_that_was_asked_for():
+    torch.manual_seed(0)
+    first, last = nn.Conv2d(3, 4, 3).double(), nn.Conv2d(4, 6, 3).double()
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    plain = Deconvnet(nn.Sequential(first, nn.ReLU(), last)).project(images, "2", 3, (10, 9))
+    torch.nn.utils.parametrizations.weight_norm(last)  # the same weights, as length times direction
+    close(Deconvnet(nn.Sequential(first, nn.ReLU(), last)).project(images, "2", 3, (10, 9)), plain)
+
+
+def test_layers_may_be_called_by_keyword():
+    class ByKeyword(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.pool = nn.Conv2d(3, 4, 3), nn.MaxPool2d(2)
+
+        def forward(self, x):
+            x = F.relu(input=self.conv(input=x), inplace=True)
+            return F.avg_pool2d(input=self.pool(input=x), kernel_size=2)
+
+    torch.manual_seed(0)
+    model = ByKeyword().double()
+    images = torch.randn(1, 3, 14, 14, dtype=torch.float64)
+    twin = Deconvnet(nn.Sequential(model.conv, nn.ReLU(), model.pool, nn.AvgPool2d(2)))
+    net = Deconvnet(model)
+    assert net.layers == ["conv", "relu", "pool", "avg_pool2d"]
+    close(net.project(images, "avg_pool2d", 1, (0, 2)), twin.project(images, "3", 1, (0, 2)))
+
+
 def test_a_hook_on_a_layer_is_obeyed_and_keeps_the_whole_picture():
     model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU())
     model[0].register_forward_hook(lambda module, inputs, output: 2 * output)

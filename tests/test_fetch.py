@@ -304,6 +304,10 @@ def test_missing_lists_and_broken_annotations_are_faults(small):
     TREES["tiny-imagenet"](small)
     (small / "tiny-imagenet-200" / "wnids.txt").unlink()
     assert f"{small / 'tiny-imagenet-200' / 'wnids.txt'} is missing" in check("tiny-imagenet").faults
+    annotations = small / "tiny-imagenet-200" / "val" / "val_annotations.txt"
+    annotations.write_text("val_0.JPEG\n" + annotations.read_text())
+    faults = check("tiny-imagenet").faults
+    assert f"{annotations}, line 1, names no class: 'val_0.JPEG'" in faults
     TREES["voc2007"](small)
     notes = small / "VOCdevkit" / "VOC2007" / "Annotations"
     (notes / "000005.xml").write_text("<annotation><object>")
@@ -578,11 +582,26 @@ def with_checksum(monkeypatch, name, blob):
     return entry.url.rpartition("/")[2]
 
 
-def zipped(name, blob):
+def zipped(name, blob, method=zipfile.ZIP_STORED):
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as pack:
+    with zipfile.ZipFile(out, "w", method) as pack:
         pack.writestr(name, blob)
     return out.getvalue()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_damaged_archive_of_weights_is_removed_and_brought_again(
+    server, narrow, monkeypatch, tmp_path, method
+):
+    blob = torch_file(narrow[1])
+    archive = with_checksum(monkeypatch, "zfnet", blob)
+    whole = zipped(archive.removesuffix(".zip"), blob, method)
+    middle = len(whole) // 2
+    server.files[archive] = whole[:middle] + b"\xff" * 200 + whole[middle + 200 :]
+    with pytest.raises(FetchError, match="it was removed, so run the same command again"):
+        get_weights("zfnet", tmp_path)
+    server.files[archive] = whole
+    assert get_weights("zfnet", tmp_path).exists()
 
 
 def test_pytorchcvs_weights_come_out_of_their_archive(server, narrow, monkeypatch, tmp_path):

@@ -68,6 +68,16 @@ def test_an_entry_takes_the_place_of_its_like_and_of_no_other(tmp_path):
     assert all(one in entries for one in [*others, entry(top1=40.0)])
 
 
+def test_weights_of_ones_own_do_not_take_the_place_of_those_that_ship(tmp_path):
+    shipped = json.loads((WEIGHTS / "zfnet-64.json").read_text(encoding="utf-8"))["sha256"]
+    record("fig2", entry(weights_sha256=shipped), tmp_path)
+    with pytest.raises(LedgerError, match=r"row 'zfnet', seed 0, is of the weights that ship .*--results"):
+        record("fig2", entry(top1=40.0), tmp_path)
+    record("fig2", entry(top1=30.0, weights_sha256=shipped), tmp_path)
+    record("fig2", entry(seed=1), tmp_path)
+    assert [one["values"]["val top1"] for one in read("fig2", tmp_path)["entries"]] == [30.0, 50.0]
+
+
 def test_entries_lie_in_an_order_that_does_not_depend_on_time(tmp_path):
     every = [entry(row, seed) for row in ("b", "a") for seed in (1, None, 0)]
     for one in every:

@@ -359,6 +359,15 @@ def test_the_zfnet_is_climbed_at_any_layer_with_no_new_code():
     assert maximize(network, "features.13", 0, (40, 64), iterations=1).image.shape == (3, 40, 64)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_network_in_half_precision_is_climbed_in_its_dtype(dtype):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU()).to(dtype).eval()
+    found = maximize(network, "0", 1, 16, iterations=20)
+    assert found.image.dtype == dtype
+    assert found.history[-1] > found.history[0]
+
+
 # ------------------------------------------------------------------------------ in Lab
 @pytest.fixture(autouse=True)
 def no_server(monkeypatch):

@@ -277,6 +277,23 @@ def test_batch_norms_that_were_never_trained_are_the_identity():
         assert not norm.bias.any()
 
 
+def test_what_has_no_he_initialisation_is_as_its_library_starts_it():
+    network = room.untrained({"architecture": "torchvision.convnext_tiny", "num_classes": 3})
+    scales = [value for name, value in network.named_parameters() if name.endswith("layer_scale")]
+    assert all(torch.equal(scale, torch.full_like(scale, 1e-6)) for scale in scales)
+    for norm in (module for module in network.modules() if isinstance(module, nn.LayerNorm)):
+        assert torch.equal(norm.weight, torch.ones_like(norm.weight))
+        assert not norm.bias.any()
+
+
+def test_a_batch_norm_of_vectors_becomes_the_identity_too():
+    norm = nn.BatchNorm1d(3)
+    nn.init.constant_(norm.weight, 5), norm.running_var.fill_(4)
+    initialize_(norm)
+    assert torch.equal(norm.weight, torch.ones(3))
+    assert torch.equal(norm.running_var, torch.ones(3))
+
+
 def test_the_same_seed_gives_the_same_weights():
     weights = []
     for seed in (3, 3, 4):
@@ -560,6 +577,25 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
         write_atomically(path, b"new, but longer")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["weights"]
+
+
+def test_a_write_keeps_permissions_and_links(tmp_path):
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.write_bytes(b"old")
+    real.chmod(0o640)
+    link.symlink_to(real)
+    write_atomically(link, b"new")
+    assert link.is_symlink()
+    assert (real.read_bytes(), real.stat().st_mode & 0o777) == (b"new", 0o640)
+
+
+def test_a_new_file_is_for_those_to_read_whom_the_user_lets(tmp_path):
+    before = os.umask(0o077)
+    try:
+        write_atomically(tmp_path / "file", b"content")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_write_makes_the_folder_it_needs(tmp_path):

@@ -5,6 +5,7 @@ import json
 import re
 import weakref
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -264,6 +265,12 @@ def test_plain_batches_of_any_size_give_the_same(size):
     one_by_one = occlusion_maps(model, image, 0, 3, 2, "branch", memory=1)
     torch.testing.assert_close(in_batches.probability, one_by_one.probability, **exactly)
     torch.testing.assert_close(in_batches.activation, one_by_one.activation, **exactly)
+
+
+def test_a_size_may_be_an_integer_of_numpys():
+    model, image = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(105, 2)), torch.randn(2, 9, 7)
+    found = occlusion_maps(model, image, 0, np.int64(3), 2)
+    torch.testing.assert_close(found.probability, occlusion_maps(model, image, 0, 3, 2).probability)
 
 
 # ------------------------------------------------------------------------------ by hand

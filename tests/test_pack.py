@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -224,6 +225,13 @@ def test_corrupt_pictures_are_left_out_on_demand(damaged, tmp_path, packed, caps
     assert torch.equal(few[torch.arange(13)], packed[others])
     assert torch.equal(few.labels, packed.labels[others])
     assert "n07_4.JPEG" in capsys.readouterr().out
+
+
+def test_a_picture_that_was_brought_again_is_packed(source, damaged, tmp_path, packed):
+    few = packing(damaged, tmp_path / "pack", skip_corrupt=True)
+    assert packing(damaged, tmp_path / "pack").sha256 == few.sha256, "nothing was mended"
+    shutil.copytree(source, damaged, dirs_exist_ok=True)
+    assert packing(damaged, tmp_path / "pack").sha256 == packed.sha256
 
 
 def test_what_is_not_the_layout_is_refused_with_the_layout(tmp_path):

@@ -16,7 +16,7 @@ import zfcore.reproduce
 from zfcore.cli import app
 from zfcore.data import patches
 from zfcore.evaluate import ensemble, percent, probabilities, wrong
-from zfcore.ledger import find, outcomes, read
+from zfcore.ledger import find, outcomes, read, record
 from zfcore.model import ARCHITECTURES, load
 from zfcore.reproduce import (
     COLUMNS,
@@ -104,6 +104,13 @@ def test_unknown_names_are_told_with_the_known_ones(tmp_path):
         rows_of("table9")
     with pytest.raises(ValueError, match="table1 has no row vgg; it has: alexnet, zfnet, zfnet-ensemble"):
         rows_of("table1", ["zfnet", "vgg"])
+
+
+def test_data_without_a_name_are_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=f"no row is trained on '{tmp_path}'; known: tiny-imagenet, imagenet"
+    ):
+        Experiment(str(tmp_path))
 
 
 def test_fig5_has_no_network_at_imagenets_size():
@@ -280,6 +287,13 @@ def test_the_overview_says_what_is_done_and_what_remains(tmp_path):
 
 
 # ------------------------------------------------------------------------------ Figs. 4 and 5
+def test_the_overview_passes_over_what_another_command_wrote(tmp_path):
+    reproduce("table2", experiment(tmp_path), ["zfnet"], say=lambda line: None)
+    [mine] = find("table2", tmp_path / "results")
+    record("table2", mine | {"row": "mine", "config": {"width": 0.03, "shard": None}}, tmp_path / "results")
+    assert overview("table2", experiment(tmp_path), ["zfnet"])[0][3] == 0
+
+
 def test_fig5_keeps_two_layers_of_each_network(tmp_path, trainings, sets):
     reproduce("fig5", experiment(tmp_path), ["fig5-7x7-1", "fig5-11x11-2"], say=lambda line: None)
     assert len(trainings) == 2

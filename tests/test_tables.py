@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zfcore.evaluate import paired_difference, percent
-from zfcore.ledger import LedgerError, pack_outcomes, provenance, record
+from zfcore.ledger import LedgerError, find, pack_outcomes, provenance, record
 from zfcore.tables import read_table, share_of
 from zfcore.train import SMALL
 
@@ -80,6 +80,14 @@ def test_of_experiments_with_equal_rows_the_longer_one_is_taken(write, tmp_path)
     for epochs in (15, 30):
         write("zfnet", 0.5, epochs=epochs)
     assert read_table("table2", tmp_path).shared["epochs"] == 30
+
+
+def test_what_another_command_wrote_into_the_ledger_is_passed_over(write, tmp_path):
+    write("alexnet", 0.5)
+    [mine] = find("table2", tmp_path)
+    record("table2", mine | {"row": "zfnet-64", "config": {"settings": {}, "epochs": 20}}, tmp_path)
+    record("table2", mine | {"config": {"settings": {}, "epochs": 20}}, tmp_path)
+    assert read_table("table2", tmp_path).entries["alexnet"] == [mine]
 
 
 def test_rows_that_rank_as_the_paper_s_agree_wholly(write, tmp_path):

@@ -1,5 +1,6 @@
 """Layer names, taps, and what a unit sees: proved by disturbing pixels."""
 
+import runpy
 import weakref
 
 import pytest
@@ -59,6 +60,23 @@ def test_a_path_is_never_taken_by_a_count_or_a_function():
     assert {"relu", "relu_1", "dim"} < set(t.layers)
     assert t.operations[t.node("relu_1")] is not t.operations[t.node("relu")]
     assert t.node("relu_1").target == "relu_1"
+
+
+def test_blocks_of_a_file_that_was_run_are_followed_into(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n"
+        "class Block(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv, self.relu = nn.Conv2d(3, 3, 3), nn.ReLU()\n"
+        "    def forward(self, x):\n"
+        "        return self.relu(self.conv(x))\n"
+        "def make():\n"
+        "    return nn.Sequential(Block(), Block())\n",
+        encoding="utf-8",
+    )
+    made = runpy.run_path(str(tmp_path / "own.py"))["make"]()
+    assert trace(made).layers == ["0.conv", "0.relu", "1.conv", "1.relu"]
 
 
 def test_sizes_are_no_layers():
@@ -218,16 +236,42 @@ def test_a_later_reader_of_an_overwritten_tensor_sees_the_new_value():
     assert torch.equal(t.activations(x, ["add"])["add"], Overwrites()(x))
 
 
-def test_overwriting_through_a_view_is_refused():
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x.flatten(1),
+        lambda x: x.float(),
+        lambda x: x.to(torch.float32),
+        lambda x: x.narrow(1, 0, 1),
+        lambda x: x.select(1, 0),
+        lambda x: x.movedim(1, 3),
+        lambda x: x.unbind(1)[0],
+        lambda x: x.data,
+        lambda x: x.mT,
+    ],
+)
+def test_overwriting_through_a_view_is_refused(view):
     class Through(nn.Module):
         def forward(self, x):
             x = 2 * x
-            flat = x.flatten(1)
-            flat.relu_()
+            view(x).relu_()
             return x.sum(1)
 
     with pytest.raises(ValueError, match="'relu_' overwrites what 'sum_1' reads later"):
         trace(Through())
+
+
+def test_a_tensor_given_by_keyword_is_overwritten_too():
+    class ByKeyword(nn.Module):
+        def forward(self, x):
+            x = 2 * x
+            F.hardtanh(input=x, min_val=-3, max_val=3, inplace=True)
+            y = torch.relu(input=x)
+            return torch.where(condition=x > 0, input=x, other=-y) + x
+
+    x = torch.randn(1, 1, 4, 4)
+    t = trace(ByKeyword())
+    assert torch.equal(t.activations(x, ["add"])["add"], ByKeyword()(x))
 
 
 @torch.no_grad()  # a graph would hold them

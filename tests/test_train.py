@@ -675,6 +675,18 @@ def test_a_checkpoint_of_other_pictures_is_refused(checkpoint):
     options = {"input_size": 8, "epochs": 1, "progress": False, "folder": checkpoint.parent}
     with pytest.raises(CheckpointError, match="it differs in pictures"):
         train(network(), other, pictures(9, seed=1), RECIPE, **options)
+    with pytest.raises(CheckpointError, match="it differs in validation"):
+        train(network(), pictures(), pictures(9, seed=2), RECIPE, **options)
+
+
+def test_a_checkpoint_from_before_they_told_their_validation_pictures_goes_on(checkpoint):
+    with safe_open(checkpoint, "pt") as file:
+        state = progress(checkpoint)
+        del state["settings"]["validation"]
+        metadata = file.metadata() | {"state": json.dumps(state)}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    checkpoint.write_bytes(safetensors.torch.save(tensors, metadata))
+    assert len(run(epochs=1, folder=checkpoint.parent).history) == 1
 
 
 def strided(network):

@@ -51,6 +51,10 @@ def test_a_layer_that_is_not_there_is_told_with_those_there_are(network):
         end_of_layer(network, "layer 9")
     with pytest.raises(ValueError, match=r"networks of zfcore\.model; Sequential has: 0, 1"):
         extract_features(nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU()), [torch.zeros(1, 3, 8, 8)], "layer 1")
+    own = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU())
+    own.architecture = "mine"
+    with pytest.raises(ValueError, match=r"networks of zfcore\.model; Sequential has: 0, 1"):
+        end_of_layer(own, "layer 1")
     with pytest.raises(ValueError, match=r"no layer 'features\.99'"):
         extract_features(network, [torch.zeros(1, 3, 56, 56)], "features.99")
 
@@ -223,6 +227,13 @@ def test_a_head_takes_tensors_from_wherever_they_are_and_answers_there(kind, whe
     assert (found.shape, found.device) == ((150,), features.device)
     if where != "elsewhere":
         assert found.tolist() == plain.predict(x).tolist()
+
+
+def test_features_in_half_precision_are_learned_from_as_float32():
+    x = torch.randn(30, 6, generator=torch.Generator().manual_seed(0)).bfloat16()
+    y = (x[:, 0] > 0).long()
+    head, exact = fit_softmax(x, y), fit_softmax(x.float(), y)
+    assert torch.equal(head.decision(x), exact.decision(x.float()))
 
 
 def test_heads_on_one_span_are_those_on_its_features():

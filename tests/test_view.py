@@ -244,6 +244,40 @@ def test_another_network_has_its_trace_names_and_no_labels():
     assert viewer.look("mine", np.full((40, 30, 3), 90, np.uint8)).guesses == ()
 
 
+def test_every_call_of_a_relu_is_offered_and_nothing_else_that_clips():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+            self.relu = nn.ReLU()
+
+        def forward(self, x):
+            return nn.functional.relu6(self.relu(self.two(self.relu(self.one(x))) + x))
+
+    viewer = view.Viewer(Block().eval(), CARD)
+    assert list(viewer.layers) == ["relu", "relu_1"]
+    assert viewer.deepest == ("relu_1", "relu_1")
+
+
+def test_where_the_field_is_unknown_the_whole_picture_is_framed():
+    model = nn.Sequential(nn.ReflectionPad2d((0, 1, 0, 1)), nn.Conv2d(3, 2, 3, stride=2), nn.ReLU()).eval()
+    viewer = view.Viewer(model, CARD)
+    frame = viewer.first(viewer.look("mine", np.full((40, 30, 3), 90, np.uint8)))
+    assert frame.field == view.Field(0, 0, 16, 16)
+
+
+def test_an_architecture_of_another_kind_is_no_matter():
+    model = Functional(1).eval()
+    model.architecture = "mine"
+    assert view.Viewer(model, CARD).layers == {"relu": "relu"}
+
+
+def test_a_network_in_half_precision_can_be_looked_at():
+    viewer = view.Viewer(Functional(2).eval().bfloat16(), CARD)
+    frame = viewer.first(viewer.look("mine", np.full((40, 30, 3), 90, np.uint8)))
+    assert frame.panels()["deconvnet"].dtype == np.uint8
+
+
 def test_of_many_layers_six_are_taken_evenly():
     assert list(view.Viewer(Functional(11).eval(), CARD).layers) == [
         "relu", "relu_2", "relu_4", "relu_6", "relu_8", "relu_10"
@@ -263,6 +297,9 @@ def test_layers_are_chosen_by_path_or_by_a_name_of_ones_own():
 
 
 def test_what_cannot_be_looked_at_is_told():
+    for entry in CARD:
+        with pytest.raises(ValueError, match=f"the card has no '{entry}'; it has "):
+            view.Viewer(Functional(1).eval(), {key: CARD[key] for key in CARD if key != entry})
     with pytest.raises(ValueError, match=r"call model.eval\(\)"):
         view.Viewer(Functional(1), CARD)
     flat = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 14 * 14, 3)).eval()

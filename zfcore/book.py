@@ -227,7 +227,7 @@ class Book:
         """The network with its card and this book's layers."""
         return Viewer(self.model, self.card, self.layers)
 
-    def keep(self, name: str, figure: Figure | None = None, /, **numbers: Any) -> None:
+    def keep(self, name: str, figure: Figure | None = None, /, **numbers: Any) -> Figure | None:
         """Write a figure and its numbers into ``out``: ``name.svg``, ``name.png``, ``name.json``.
 
         Without ``out`` nothing is written. Numbers may be Python's, arrays or tensors of any shape.

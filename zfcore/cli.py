@@ -207,6 +207,7 @@ def train(
         raise typer.BadParameter(f"unknown architecture {architecture!r}; known: {known}")
     if start:
         given["initialization"] = initialization or "keep"
+    _check_ledger(record)
     if bool(start) != (given["initialization"] == "keep"):
         raise typer.BadParameter("--start WEIGHTS and --initialization keep need each other")
     changes = {
@@ -217,6 +218,11 @@ def train(
     if changes.keys() - {"epochs"}:
         changed = ", ".join(f"{name} {value}" for name, value in changes.items() if name != "epochs")
         how = replace(how, name=f"{recipe} with {changed}")
+
+    if strange := sorted(epoch for epoch in snapshots or () if not 0 < epoch <= how.epochs):
+        raise typer.BadParameter(
+            f"--snapshots of epoch {', '.join(map(str, strange))}; this run has the epochs 1 to {how.epochs}"
+        )
 
     begun, origin = models.load(start) if start else (None, {})
     card = {
@@ -236,6 +242,11 @@ def train(
     weights, folder = out / f"{architecture}.safetensors", results or ledger.RESULTS
     if weights.with_suffix(".json").exists():
         there = _complete_card(weights, card)
+        lost = [n for n in sorted(snapshots or ()) if not (out / f"epoch-{n:02d}.safetensors").exists()]
+        if lost:
+            raise ValueError(
+                f"no snapshot of epoch {', '.join(map(str, lost))} was kept; train again in another folder"
+            )
         if record:
             entries = ledger.find(record, folder, settings=there["settings"])
             if there["sha256"] not in [entry["weights_sha256"] for entry in entries]:
@@ -302,6 +313,16 @@ def train(
         models.save(weights, network, run.mean, card)
         if record:
             ledger.record(record, _entry_of_training(weights, validation), folder)
+
+
+def _check_ledger(record: str | None) -> None:
+    """Refuse the ledger of a table or figure, whose entries only ``reproduce`` writes."""
+    from zfcore import generalization, reproduce
+
+    if record in (*reproduce.TARGETS, *generalization.TARGETS):
+        raise typer.BadParameter(
+            f"the ledger {record!r} is what `zfcore reproduce {record}` writes; give --record another name"
+        )
 
 
 def _entry_of_training(weights: Path, validation: Pictures) -> dict[str, Any]:
@@ -471,7 +492,7 @@ PICTURE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".
 def _network(spec: str, weights: Path | None) -> tuple[nn.Module, dict | None]:
     """The network that a file's function gives, or that ships here; in eval mode, with its card."""
     file, colon, factory = spec.rpartition(":")
-    if not colon:
+    if not (colon and factory.isidentifier()):  # the colon of C:\\… is none of these
         from zfcore.model import load
 
         if weights:
@@ -531,6 +552,7 @@ def evaluate(
     from zfcore.data import data_set
     from zfcore.model import load, write_atomically
 
+    _check_ledger(record)
     device, networks = _device(device), {name: load(name) for name in weights}
     cards = [card for _, card in networks.values()]
     data = data or cards[0].get("data")
@@ -618,6 +640,7 @@ def occlude(
 
     network, card = load(weights)
     network.to(device)
+    labels = _labels(card)
     image = to_input([photo], card)[0].to(device)
     chosen = int(network(image[None]).argmax()) if target is None else _class_index(target, card)
     if layer is None:
@@ -632,7 +655,7 @@ def occlude(
     said = {
         "photograph": photo.name,
         "weights": {"architecture": card["architecture"], "sha256": card["sha256"]},
-        "target": {"index": chosen, "label": card["labels"][chosen]},
+        "target": {"index": chosen, "label": labels[chosen]},
         "size": size,
         "stride": stride,
         **options,
@@ -640,7 +663,7 @@ def occlude(
         "method": maps.method,
         "unoccluded": {part: value.item() for part, value in maps.unoccluded._asdict().items()},
         **found,
-        "labels": {n: card["labels"][n] for n in sorted({n for row in found["label"] for n in row})},
+        "labels": {n: labels[n] for n in sorted({n for row in found["label"] for n in row})},
         "command": _command(),
     }
     row = figures.OcclusionRow(
@@ -653,24 +676,31 @@ def occlude(
         drawing.savefig(blob := io.BytesIO(), format=suffix, dpi=200)
         write_atomically(out / f"occlusion.{suffix}", blob.getvalue())
     typer.echo(
-        f"{card['labels'][chosen]}: {maps.unoccluded.probability:.3f} on the whole photograph, "
+        f"{labels[chosen]}: {maps.unoccluded.probability:.3f} on the whole photograph, "
         f"{maps.probability.min():.3f} to {maps.probability.max():.3f} with the square; {out}"
     )
 
 
 def _class_index(given: str, card: dict) -> int:
     """The index of a class, from its label, its id or the index itself."""
-    for known in (card["labels"], card["classes"], list(map(str, range(card["num_classes"])))):
+    labels = _labels(card)
+    for known in (labels, card.get("classes") or [], list(map(str, range(card["num_classes"])))):
         if given in known:
             return known.index(given)
-    near = get_close_matches(given, card["labels"], 3) or card["labels"][:3]
+    near = get_close_matches(given, labels, 3) or labels[:3]
     raise ValueError(
-        f"no class {given!r}; give a label (say, {', '.join(near)}), an id, or 0 to {len(card['labels']) - 1}"
+        f"no class {given!r}; give a label (say, {', '.join(near)}), an id, or 0 to {len(labels) - 1}"
     )
+
+
+def _labels(card: dict) -> Sequence[str]:
+    """What the classes of a network are called, ``class 0`` and on where its card does not say."""
+    return card.get("labels") or [f"class {n}" for n in range(card["num_classes"])]
 
 
 @app.command()
 def sensitivity(
+    context: typer.Context,
     what: Annotated[
         str,
         typer.Argument(help="occlusion (Tiny-ImageNet's boxes) or correspondence (faces of Caltech-101)."),
@@ -692,6 +722,7 @@ def sensitivity(
     from zfcore.faces import correspondence_entries
     from zfcore.sensitivity import occlusion_entries
 
+    _refuse(context, what, IDLE.get(what, ()))
     if what == "occlusion":
         entries = occlusion_entries(weights, pictures, size, stride, seed, device)
     elif what == "correspondence":
@@ -809,20 +840,20 @@ def maximize(
 
     if recipe not in RECIPES:
         raise typer.BadParameter(f"unknown recipe {recipe!r}; known: {', '.join(RECIPES)}")
+    place = position
+    if position not in ("map", "middle"):
+        y, _, x = position.partition(",")
+        if not (y.isdecimal() and x.isdecimal()):
+            raise typer.BadParameter(f"a position is map, middle or Y,X, as 3,4; got {position!r}")
+        place = int(y), int(x)
     network, card = load(weights)
     viewer = Viewer(network.to(device), card)
     paths = viewer.layers | {"logits": viewer.net.trace.result}
     path = paths.get(layer, layer)
-    try:
-        of_classes = path == paths["logits"]
-        chosen = [_class_index(c, card) if of_classes else int(c) for c in channel]
-        place = position if position in ("map", "middle") else tuple(int(n) for n in position.split(","))
-    except ValueError as error:
-        if of_classes:
-            raise
-        raise typer.BadParameter(
-            f"channels are numbers, and a position is map, middle or Y,X: {error}"
-        ) from None
+    of_classes = path == paths["logits"]
+    if not of_classes and (strange := [c for c in channel if not c.isdecimal()]):
+        raise typer.BadParameter(f"channels of {layer} are numbers; got {', '.join(strange)}")
+    chosen = [_class_index(c, card) if of_classes else int(c) for c in channel]
     changes = {"iterations": iterations, "step": step}
     how = replace(RECIPES[recipe], **{name: value for name, value in changes.items() if value is not None})
     aim = {"position": place, "objective": objective, "recipe": how, "seed": seed}
@@ -831,7 +862,7 @@ def maximize(
         "weights": {"architecture": card["architecture"], "sha256": card["sha256"]},
         "layer": path,
         "channels": chosen,
-        "labels": [card["labels"][n] for n in chosen] if of_classes else None,
+        "labels": [_labels(card)[n] for n in chosen] if of_classes else None,
         "position": place,
         "objective": objective,
         "recipe": asdict(how),
@@ -941,8 +972,14 @@ def features(
     Example: `ZFCORE_DATA=~/data zfcore features zfnet-64 --data tiny-imagenet`
     """
     from zfcore.gallery import GALLERIES, Gallery, pass_file
+    from zfcore.model import ships
 
     viewer, _ = _viewer(weights, device)
+    if out is None and not ships(viewer.card["sha256"]):
+        raise typer.BadParameter(
+            f"{weights} does not ship with zfcore, and {GALLERIES} holds the galleries of what does; "
+            "give --out FOLDER"
+        )
     album = _album(data, split)
     gallery = Gallery.of(viewer, album, file=pass_file(viewer, album, 9), progress=True)
     about = {"data": Path(data).name, "split": split, "data_sha256": album.sha256, "command": _command()}
@@ -953,6 +990,7 @@ def features(
 
 @app.command()
 def measure(
+    context: typer.Context,
     target: Annotated[str, typer.Argument(help="fig2, invariance, or maximization, which needs no data.")],
     weights: Annotated[str, typer.Option(help="Weights that ship, or a .safetensors file.")] = "zfnet-64",
     data: Annotated[str, typer.Option(help="tiny-imagenet or imagenet (packed).")] = "tiny-imagenet",
@@ -975,6 +1013,7 @@ def measure(
 
     if target not in ("fig2", "invariance", "maximization"):
         raise typer.BadParameter(f"unknown target {target!r}; known: fig2, invariance, maximization")
+    _refuse(context, target, IDLE[target])
     viewer, _ = _viewer(weights, device)
     if target == "maximization":
         entry = maximization_entry(viewer, classes, seed=seed, progress=True) | {"command": _command()}
@@ -1030,6 +1069,15 @@ def claims(
 #: The options of `reproduce` that have a meaning for targets of transfer alone, and for the others alone.
 OF_TRANSFER = ("weights", "drop_duplicates")
 OF_TRAININGS = ("shard", "width", "workers", "low_precision", "overview")
+#: What else single targets, of whichever command, would leave idle.
+IDLE = {
+    "occlusion": ("draws",),
+    "correspondence": ("pictures", "size", "stride"),
+    "fig2": ("pictures", "classes"),
+    "invariance": ("classes",),
+    "maximization": ("data", "pictures"),
+    "table5": ("seeds",),
+}
 
 
 def _refuse(context: typer.Context, target: str, idle: Collection[str]) -> None:
@@ -1111,7 +1159,7 @@ def reproduce(
     except ValueError:
         raise typer.BadParameter(f"{seeds!r} is not a list of seeds like 0,1,2") from None
     of_transfer = target in generalization.TARGETS
-    _refuse(context, target, OF_TRAININGS if of_transfer else OF_TRANSFER)
+    _refuse(context, target, (*(OF_TRAININGS if of_transfer else OF_TRANSFER), *IDLE.get(target, ())))
     if of_transfer:
         kept = "dropped" if drop_duplicates else "kept"
         transferred = generalization.Transfer(

@@ -33,13 +33,13 @@ import os
 import re
 import signal
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -932,7 +932,7 @@ def to_input(pictures: Iterable[Picture], card: dict) -> Tensor:
         One picture instead of a list.
     """
     x = torch.from_numpy(squares(pictures, card)).permute(0, 3, 1, 2).float()  # (N, S, S, 3) -> (N, 3, S, S)
-    mean, scale = (_of_card(card, key) for key in ("mean", "scale"))
+    mean, scale = (of_card(card, key) for key in ("mean", "scale"))
     if not isinstance(mean, Tensor) or mean.shape != (3, card["resize"], card["resize"]):
         raise ValueError(
             f"card['mean'] is a tensor (3, {card['resize']}, {card['resize']}), the per-pixel mean over the "
@@ -966,7 +966,7 @@ def squares(pictures: Iterable[Picture], card: dict) -> np.ndarray:
         raise TypeError(
             "expected a list of pictures or an array (N, H, W, 3), but got a single picture; put it in a list"
         )
-    side, size = (_of_card(card, key) for key in ("resize", "input_size"))
+    side, size = (of_card(card, key) for key in ("resize", "input_size"))
     if size > side:
         raise ValueError(
             f"the card asks for {size} px crops of {side} px pictures; input_size ≤ resize is accepted"
@@ -975,7 +975,8 @@ def squares(pictures: Iterable[Picture], card: dict) -> np.ndarray:
     return np.stack(every) if every else np.empty((0, size, size, 3), np.uint8)
 
 
-def _of_card(card: dict, key: str):
+def of_card(card: Mapping[str, Any], key: str) -> Any:
+    """An entry that a card must have; ``ValueError`` with those it has where it lacks it."""
     if key not in card:
         raise ValueError(
             f"the card has no {key!r}; it has {', '.join(card)}. Take it from `zfcore.model.load`"

@@ -500,6 +500,8 @@ class _Chain:
         conv = self.unpadded[last] if last >= 0 else None
         if not isinstance(conv, nn.Conv2d) or conv.groups > 1 or (channels != channels[0]).any():
             return self.unpadded, channels
+        if conv._parameters.keys() != {"weight", "bias"}:  # made of others, as by weight_norm
+            return self.unpadded, channels
         wanted = slice(int(channels[0]), int(channels[0]) + 1)
         bias = None if conv.bias is None else conv.bias[wanted]
         one = sharing(conv, out_channels=1, _parameters={"weight": conv.weight[wanted], "bias": bias})

@@ -32,6 +32,7 @@ import tarfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -244,9 +245,13 @@ def _tiny_imagenet(base: Path) -> tuple[list[Item], list[str]]:
     _lines(base / "words.txt", faults)
     for wnid in sorted(_lines(base / "wnids.txt", faults)):
         items += [Item("train", path, (wnid,)) for path in _pictures(base / "train" / wnid / "images")]
-    for line in _lines(base / "val" / "val_annotations.txt", faults):
-        file, wnid = line.split("\t")[:2]
-        items.append(Item("val", base / "val" / "images" / file, (wnid,)))
+    annotations = base / "val" / "val_annotations.txt"
+    for number, line in enumerate(_lines(annotations, faults), 1):
+        file, *rest = line.split("\t")
+        if rest:
+            items.append(Item("val", base / "val" / "images" / file, (rest[0],)))
+        else:
+            faults.append(f"{annotations}, line {number}, names no class: {line!r}")
     items += [Item("test", path) for path in _pictures(base / "test" / "images")]
     return items, faults
 
@@ -712,7 +717,7 @@ def _only_member(archive: Path, wanted: PublicWeights) -> Path:
         with zipfile.ZipFile(archive) as pack, pack.open(file.name) as packed, file.open("wb") as plain:
             shutil.copyfileobj(packed, plain)
         verify(file, wanted.checksum, wanted.url)
-    except (zipfile.BadZipFile, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
         archive.unlink()
         file.unlink(missing_ok=True)
         raise FetchError(

@@ -55,7 +55,7 @@ def stretch(projection, percentile: float = 99.5, limit: float | None = None) ->
         or the limit is not positive.
     """
     values = np.asarray(
-        projection.detach().cpu() if hasattr(projection, "detach") else projection, np.float64
+        projection.detach().cpu().double() if hasattr(projection, "detach") else projection, np.float64
     )
     if values.ndim != 3 or values.shape[0] != 3:
         raise ValueError(f"a projection has shape (3, H, W), but this has {values.shape}; give one at a time")

@@ -383,7 +383,7 @@ def _from_scratch(transfer: Transfer, target: str, number: int, say: Callable[[s
         folder = Path(transfer.out) / "scratch" / name
         say(f"{target}, scratch, split {number}, {k} per class: in {folder}")
         run = train(
-            network_of(own), mine, mine.shard(0, min(10, len(mine))), transfer.recipe,
+            network_of(own, started=True), mine, mine.shard(0, min(10, len(mine))), transfer.recipe,
             input_size=card["input_size"], epochs=transfer.epochs, seed=number, device=transfer.device,
             folder=folder, progress=transfer.progress,
         )  # fmt: skip

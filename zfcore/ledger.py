@@ -41,7 +41,7 @@ from jsonschema import Draft202012Validator
 from torch import Tensor
 
 import zfcore
-from zfcore.model import write_atomically
+from zfcore.model import ships, write_atomically
 
 #: Where the ledger lies in a checkout, whatever the working directory.
 RESULTS = Path(zfcore.__file__).parents[1] / "book" / "results"
@@ -123,7 +123,8 @@ def record(name: str, entry: Mapping[str, Any], folder: str | os.PathLike = RESU
     Raises
     ------
     LedgerError
-        The entry lacks something, its command for one, or the ledger that is there is not in order.
+        The entry lacks something, its command for one, or the ledger that is there is not in order, or its
+        entry is of weights that ship with the package and the new one of weights that do not.
     """
     path = _path(name, folder)
     entry = json.loads(json.dumps(entry, allow_nan=False))  # as it will be read: tuples are lists
@@ -131,7 +132,13 @@ def record(name: str, entry: Mapping[str, Any], folder: str | os.PathLike = RESU
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         entries = read(name, folder)["entries"] if path.exists() else []
-        entries = [other for other in entries if _key(other) != _key(entry)] + [entry]
+        likes = [other for other in entries if _key(other) == _key(entry)]
+        if any(ships(like["weights_sha256"]) for like in likes) and not ships(entry["weights_sha256"]):
+            raise LedgerError(
+                f"{path}: {_words(entry)} is of the weights that ship with zfcore, and weights that do not "
+                "cannot take their place; give another folder of the ledger (--results)"
+            )
+        entries = [other for other in entries if other not in likes] + [entry]
         entries.sort(key=lambda other: (other["row"], other["seed"] is not None, other["seed"] or 0))
         text = json.dumps({"name": name, "entries": entries}, indent=1, ensure_ascii=False)
         write_atomically(path, (text + "\n").encode())

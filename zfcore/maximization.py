@@ -363,10 +363,11 @@ def natural(pictures: Tensor, power: float = 1.0) -> Tensor:
     f is in cycles per pixel. A power of 1 turns white noise into noise with the spectrum of photographs.
     """
     height, width = pictures.shape[2:]
-    exact = {"dtype": pictures.dtype, "device": pictures.device}
+    # There are no Fourier transforms in half precision.
+    exact = {"dtype": torch.promote_types(pictures.dtype, torch.float32), "device": pictures.device}
     f = torch.hypot(torch.fft.fftfreq(height, **exact)[:, None], torch.fft.rfftfreq(width, **exact)[None])
-    spectrum = torch.fft.rfft2(pictures) * f.clamp_min(1 / max(height, width)).pow(-power)
-    return torch.fft.irfft2(spectrum, s=(height, width))
+    spectrum = torch.fft.rfft2(pictures.to(f.dtype)) * f.clamp_min(1 / max(height, width)).pow(-power)
+    return torch.fft.irfft2(spectrum, s=(height, width)).to(pictures.dtype)
 
 
 def noise(

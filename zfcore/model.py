@@ -24,7 +24,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import secrets
+import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -434,7 +435,7 @@ def initialize_(model: nn.Module, scheme: str = "paper") -> None:
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.reset_parameters()
 
 
@@ -515,18 +516,19 @@ def load(name: str | os.PathLike) -> tuple[nn.Module, dict]:
     return model.eval(), card
 
 
-def network_of(card: dict) -> nn.Module:
+def network_of(card: dict, started: bool = False) -> nn.Module:
     """The network that a card describes, without its weights: ``architecture`` as :func:`load` tells.
 
-    A card with ``until`` describes its first layers only (:func:`until`).
+    A card with ``until`` describes its first layers only (:func:`until`). Weights of torchvision's networks
+    are memory that nobody has set, unless they are ``started`` as their library does, by chance.
     """
     library, _, name = card["architecture"].rpartition(".")
     if library == "torchvision":
         from torchvision.models import get_model  # takes a second that most readers need not wait
 
-        with torch.device("meta"):  # no number is drawn for weights that are about to come
+        with torch.device("cpu" if started else "meta"):  # no number is drawn for weights about to come
             model = get_model(name, num_classes=card["num_classes"])
-        return model.to_empty(device="cpu")
+        return model if started else model.to_empty(device="cpu")
     options = {key: card[key] for key in ("groups", "width", "alpha") if key in card}
     network = build(card["architecture"], card["num_classes"], card["input_size"], **options)
     return until(network, card["until"]) if "until" in card else network
@@ -535,13 +537,20 @@ def network_of(card: dict) -> nn.Module:
 def untrained(card: dict, seed: int = 0) -> nn.Module:
     """The network that a card describes with He's random weights, in eval mode.
 
-    The global generator is left as it was.
+    What is neither convolution, linear layer nor batch norm is as the architecture starts it. The global
+    generator is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = network_of(card)
+        network = network_of(card, started=True)
         initialize_(network, "he")
     return network.eval()
+
+
+def ships(sha256: object) -> bool:
+    """Whether weights of this hash come with the package."""
+    cards = (json.loads(card.read_text(encoding="utf-8")) for card in WEIGHTS.glob("*.json"))
+    return sha256 in [card["sha256"] for card in cards]
 
 
 def until(network: ConvNet, layer: str) -> nn.Module:
@@ -573,18 +582,20 @@ def save(
 def write_atomically(path: str | os.PathLike, blob: bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part.
 
+    A file that is there keeps its permissions, and a link leads where it led.
     Raises ``OSError`` (a full disk, say) and leaves the old file as it was.
     """
-    path = Path(path)
+    path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:  # tempfile's would be for the user's eyes alone
             file.write(blob)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        if path.exists():
+            shutil.copymode(path, temporary)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

@@ -31,7 +31,7 @@ import os
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -68,8 +68,8 @@ def pack(
     """Pack ``<source>/<split>/<class>/*.JPEG`` into ``<out>/<split>.npz`` and its shards.
 
     A shard appears under its name only when it is whole; a run that was killed goes on with the next
-    one, whatever ended it. The per-pixel mean is that of the pictures as they are read back, summed in
-    whole numbers.
+    one, whatever ended it. Where a picture that was left out can be decoded now, its shard is packed
+    again. The per-pixel mean is that of the pictures as they are read back, summed in whole numbers.
 
     Parameters
     ----------
@@ -107,9 +107,14 @@ def pack(
         packed = PackedPictures.open(out, split)
         if np.load(io.BytesIO(index.read_bytes()))["plan"].item() != plan:
             raise PackError(f"{index} is a pack of other pictures; give another folder, or move it away")
-        return packed
+        if not _any_decodes(source / split, set(files) - set(packed.files), side):
+            return packed
     out.mkdir(parents=True, exist_ok=True)
     done = [_finished(out / name, plan) for name in names]
+    for shard, note in enumerate(done):
+        left_out = set(range(shard, len(files), shards)) - set(note["positions"].tolist()) if note else ()
+        if _any_decodes(source / split, (files[i] for i in left_out), side):
+            done[shard] = None
     missing = sum(len(range(shard, len(files), shards)) for shard in range(shards) if done[shard] is None)
     free = shutil.disk_usage(out).free
     if free < missing * BYTES:
@@ -140,6 +145,7 @@ def pack(
                     _part(out / name).unlink()
                 else:
                     done[shard] = note | {"plan": np.array(plan)}
+                    index.unlink(missing_ok=True)  # that of the shards as they were
                     _finish(out / name, done[shard])
     if faults and not skip_corrupt:
         raise PackError(
@@ -195,6 +201,11 @@ def _encode(paths: list[Path], side: int) -> tuple[list[bytes | str], np.ndarray
         blobs.append(file.getvalue())
         total += decode(file)
     return blobs, total
+
+
+def _any_decodes(folder: Path, files: Iterable[str], side: int) -> bool:
+    """Whether one of these pictures can be packed."""
+    return any(isinstance(blob, bytes) for file in files for blob in _encode([folder / file], side)[0])
 
 
 def _write_shard(

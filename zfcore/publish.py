@@ -28,6 +28,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -388,8 +389,8 @@ def _build(root: Path, stage: Path) -> Path:
         return index
     print("building the pages", flush=True)
     start = time.perf_counter()
-    command = ["jupyter-book", "build", str(stage), "-W", "-n", "--keep-going"]
-    command[0] = str(Path(sys.executable).with_name(command[0]))
+    program = shutil.which("jupyter-book", path=sysconfig.get_path("scripts")) or "jupyter-book"
+    command = [program, "build", str(stage), "-W", "-n", "--keep-going"]
     # A fresh folder each time: Sphinx repeats no warning for a page that it does not read again.
     result = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"

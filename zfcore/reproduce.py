@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from zfcore.data import Pictures, data_set
+from zfcore.data import DATA_SETS, Pictures, data_set
 from zfcore.evaluate import judge, outcomes, percent
 from zfcore.evolution import EPOCHS, Evolution
 from zfcore.fetch import DATASETS
@@ -173,6 +173,16 @@ def rows_of(target: str, names: Sequence[str] | None = None) -> list[Row]:
     return [row for row in TARGETS[target] if not names or row.name in names]
 
 
+def entries_of_rows(target: str, results: str | os.PathLike = RESULTS, **wanted: Any) -> list[dict[str, Any]]:
+    """The ledger's entries of a target's rows, as :func:`zfcore.ledger.find` finds them.
+
+    What another command has written into the same ledger is passed over.
+    """
+    names = {row.name for row in rows_of(target)}
+    found = find(target, results, **wanted)
+    return [entry for entry in found if entry["row"] in names and "recipe" in entry["config"]]
+
+
 # ------------------------------------------------------------------------------ one experiment
 @dataclass(frozen=True)
 class Experiment:
@@ -181,7 +191,7 @@ class Experiment:
     Parameters
     ----------
     data, shard
-        As in :func:`zfcore.data.data_set`; the shard is of the training pictures, validation is whole.
+        One of :data:`zfcore.data.DATA_SETS`; the shard is of the training pictures, validation is whole.
     recipe, epochs
         ``epochs`` overrides the recipe's.
     width
@@ -192,6 +202,11 @@ class Experiment:
         Whether networks are judged in bfloat16. They are trained as :func:`zfcore.train.train` finds best.
     out, results
         Folders of the runs and of the ledger.
+
+    Raises
+    ------
+    ValueError
+        The data are none of the sets that have a name, by which runs and networks are told apart.
     """
 
     data: str = "tiny-imagenet"
@@ -205,6 +220,10 @@ class Experiment:
     out: str | os.PathLike = "runs"
     results: str | os.PathLike = RESULTS
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.data not in DATA_SETS:
+            raise ValueError(f"no row is trained on {self.data!r}; known: {', '.join(DATA_SETS)}")
 
     @cached_property
     def pictures(self) -> tuple[Pictures, Pictures]:
@@ -558,7 +577,7 @@ def overview(
     rates, states = [], []
     alike = {"data": experiment.data, "width": experiment.width, "shard": experiment.shard}
     for ledger in TARGETS:
-        for entry in find(ledger, experiment.results, **alike):
+        for entry in entries_of_rows(ledger, experiment.results, **alike):
             config = entry["config"]
             if entry["seed"] is not None and entry["device"] == provenance(experiment.device)["device"]:
                 work = config["epochs"] * _operations(config["architecture"], config["width"])

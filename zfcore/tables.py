@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from zfcore.evaluate import Agreement, Difference, paired_difference, rank_agreement
-from zfcore.ledger import RESULTS, find, outcomes
-from zfcore.reproduce import COLUMNS, Row, rows_of
+from zfcore.ledger import RESULTS, outcomes
+from zfcore.reproduce import COLUMNS, Row, entries_of_rows, rows_of
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def read_table(target: str, results: str | os.PathLike = RESULTS, **config: Any)
     """
     rows = tuple(rows_of(target))
     experiments: dict[str, list[dict[str, Any]]] = {}
-    for entry in find(target, results, **config):
+    for entry in entries_of_rows(target, results, **config):
         experiments.setdefault(json.dumps(_shared(entry), sort_keys=True), []).append(entry)
     longest = sorted(experiments.items(), key=lambda item: _extent(*item), reverse=True)[:1]
     shared, found = (json.loads(longest[0][0]), longest[0][1]) if longest else ({}, [])

@@ -26,6 +26,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import numbers
 import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ class _Axis:
 
 def pair(value: int | Pair) -> Pair:
     """``(value, value)`` for an int: along y and x."""
-    return (value, value) if isinstance(value, int) else tuple(value)
+    return (int(value),) * 2 if isinstance(value, numbers.Integral) else tuple(value)
 
 
 def sliding_window(operation: object) -> tuple[tuple[int, int, int], ...] | None:
@@ -147,8 +148,11 @@ _CELLWISE_FUNCTIONS = {
 _VIEWS = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.Flatten, nn.Unflatten)
 _VIEW_FUNCTIONS = {
     "view", "reshape", "flatten", "permute", "transpose", "squeeze", "unsqueeze", "contiguous", "getitem",
-    "detach", "expand", "chunk", "split",
+    "detach", "expand", "chunk", "split", "float", "double", "half", "bfloat16", "to", "type", "type_as",
+    "cpu", "cuda", "narrow", "select", "unbind", "unflatten", "movedim", "moveaxis", "swapaxes", "swapdims",
+    "t", "ravel", "expand_as", "view_as", "broadcast_to", "diagonal", "unfold", "as_strided", "tensor_split",
 }  # fmt: skip
+_VIEW_ATTRIBUTES = {"data", "T", "mT", "H", "mH"}
 
 
 def function_name(node: fx.Node) -> str | None:
@@ -171,8 +175,9 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         if isinstance(module, nn.LocalResponseNorm):
             return True
-        rooms = (inspect.getmodule(getattr(module, part, None)) for part in ("forward", "_conv_forward"))
-        native = all(room is None or room.__name__.startswith("torch.nn") for room in rooms)
+        parts = [getattr(module, part) for part in ("forward", "_conv_forward") if hasattr(module, part)]
+        # By name: a file that was run to make the network is no module that could be looked up.
+        native = all((getattr(part, "__module__", None) or "").startswith("torch.nn") for part in parts)
         return native and not isinstance(module, nn.Sequential)
 
     def call_module(self, module, forward, args, kwargs):
@@ -228,6 +233,7 @@ class Trace:
                 "torch.fx follows no Python branch or loop that depends on a tensor's values; make it depend "
                 "on constants, or give the part of the network that has none (say, model.features)"
             ) from error
+        _by_position(graph)
         self.input, *others = [node for node in graph.nodes if node.op == "placeholder"]
         for node in others:
             if not node.args:
@@ -446,6 +452,14 @@ def trace(model: nn.Module) -> Trace:
 
 
 # ------------------------------------------------------------------------------ steps of the trace
+def _by_position(graph: fx.Graph) -> None:
+    """Let every operation take its input as its first argument, also where it was given as ``input=x``."""
+    for node in graph.nodes:
+        if not node.args and next(iter(node.kwargs), None) == "input":
+            _, *others = node.kwargs.items()
+            node.args, node.kwargs = (node.kwargs["input"],), dict(others)
+
+
 def _twin(node: fx.Node) -> nn.Module | Callable | str:
     """A function's twin among the modules where it has one, else the function itself."""
     called = node.op in ("call_function", "call_method")
@@ -485,6 +499,7 @@ def _out_of_place(graph: fx.Graph, operations: dict, overwriting: set[fx.Node]) 
         source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
         overwrites = source is not None and node in overwriting
         views = isinstance(operations[node], _VIEWS) or function_name(node) in _VIEW_FUNCTIONS
+        views = views or (node.target is getattr and node.args[1] in _VIEW_ATTRIBUTES)
         memory[node] = memory[source] if source is not None and (overwrites or views) else node
         if not overwrites:
             continue

@@ -241,7 +241,8 @@ def train(
     steps_per_epoch = math.ceil(len(pictures) / recipe.batch_size)
     steps = epochs * steps_per_epoch
     settings = {"recipe": asdict(recipe), "epochs": epochs, "seed": seed, "precision": precision}
-    settings |= {"pictures": pictures.sha256, "size": input_size, "start": None}
+    settings |= {"pictures": pictures.sha256, "validation": validation.sha256}
+    settings |= {"size": input_size, "start": None}
     settings["network"] = hashlib.sha256(repr(model).encode()).hexdigest()  # equal shapes are not the same
     checkpoint = None if folder is None else Path(folder) / "checkpoint.safetensors"
 
@@ -636,10 +637,10 @@ class _State:
                 f"{path} is not a whole checkpoint of this trainer ({error}); move it away"
             ) from error
         settings = json.loads(json.dumps(self.settings))
-        if state["settings"] != settings:
-            differing = ", ".join(
-                key for key, value in settings.items() if state["settings"].get(key) != value
-            )
+        # A checkpoint from before they told their validation pictures goes on with any.
+        there = {"validation": settings["validation"]} | state["settings"]
+        if there != settings:
+            differing = ", ".join(key for key, value in settings.items() if there.get(key) != value)
             raise CheckpointError(
                 f"{path} belongs to another run (it differs in {differing}); give another folder"
             )

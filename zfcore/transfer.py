@@ -77,7 +77,7 @@ def end_of_layer(model: nn.Module, layer: str) -> str:
     word, _, number = layer.partition(" ")
     if word != "layer":
         return layer
-    if not hasattr(model, "architecture"):
+    if not hasattr(getattr(model, "architecture", None), "named_layers"):
         raise ValueError(
             f"{layer!r} is a layer of the networks of zfcore.model; {type(model).__name__} has: "
             f"{', '.join(trace(model).layers)}"
@@ -288,8 +288,11 @@ class Span:
 
 
 def _numpy(values: Array) -> np.ndarray:
-    """Values as numpy has them, from whichever device."""
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    """Values as numpy has them, from whichever device; it has no bfloat16, which becomes float32."""
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    values = values.detach().cpu()
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
 
 
 def _matrix(features: Array) -> np.ndarray:

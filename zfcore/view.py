@@ -32,7 +32,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from zfcore.data import Picture, centre_crop, decode, squares, to_input
+from zfcore.data import Picture, centre_crop, decode, of_card, squares, to_input
 from zfcore.deconvnet import Deconvnet
 from zfcore.figures import FRAME, MAPS, stretch
 from zfcore.invariance import warp
@@ -530,7 +530,9 @@ class Viewer:
             rule: stretch(self.net.project(seen.input, path, feature, position=unit, rule=rule)[0])
             for rule in RULES
         }
-        field = Field.of(self.net.geometry[path], unit, self.side)
+        geometry = self.net.geometry.get(path)
+        whole = Field(0, 0, self.side, self.side)  # where the field is unknown
+        field = Field.of(geometry, unit, self.side) if geometry else whole
         return Frame(seen, names[path], path, feature, (y, x), field, projections)
 
     def first(self, seen: Seen) -> Frame:
@@ -631,11 +633,11 @@ class Viewer:
 
     def _relus(self) -> dict[str, str]:
         """The output of every ReLU, by the paper's number where the model knows it, else its trace name."""
-        if hasattr(self.model, "architecture"):
+        if hasattr(getattr(self.model, "architecture", None), "named_layers"):
             paths = self.model.architecture.named_layers().items()
             return {f"layer {n[len('relu') :]}": path for n, path in paths if n.startswith("relu")}
-        modules = dict(self.model.named_modules())
-        return {n: n for n in self.net.layers if isinstance(modules.get(n), nn.ReLU) or n.startswith("relu")}
+        network = self.net.trace
+        return {n: n for n in network.layers if isinstance(network.operations[network.node(n)], nn.ReLU)}
 
     def _guesses(self, x: Tensor, wnid: str | None) -> tuple[tuple[str, float, bool], ...]:
         with torch.no_grad():
@@ -648,12 +650,12 @@ class Viewer:
 
 def _completed(card: Mapping) -> dict:
     """A card whose mean and scale may be three numbers as :func:`zfcore.data.to_input` takes it."""
+    _, side, mean, scale = (of_card(card, key) for key in ("input_size", "resize", "mean", "scale"))
     card = dict(card)
-    if isinstance(card.get("mean"), Sequence):
-        side = card["resize"]
-        card["mean"] = torch.tensor(card["mean"], dtype=torch.float32)[:, None, None].expand(3, side, side)
-    if isinstance(card.get("scale"), Sequence):
-        card["scale"] = torch.tensor(card["scale"], dtype=torch.float32)[:, None, None]
+    if isinstance(mean, Sequence):
+        card["mean"] = torch.tensor(mean, dtype=torch.float32)[:, None, None].expand(3, side, side)
+    if isinstance(scale, Sequence):
+        card["scale"] = torch.tensor(scale, dtype=torch.float32)[:, None, None]
     return card
 
 
