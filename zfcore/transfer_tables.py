@@ -130,7 +130,7 @@ def tests_per_training(entry: Mapping[str, Any], per_class: int) -> float:
 
 
 def compare(entries: Sequence[Mapping[str, Any]], a: str, b: str, **config: Any) -> Paired | None:
-    """Row a minus row b over the splits that both have, as :func:`paired`; None for fewer than two."""
+    """Row a minus row b, as :func:`zfcore.protocols.paired`; None for fewer than two splits in common."""
     ours, theirs = (accuracies(entries, row, **config) for row in (a, b))
     if len(ours.keys() & theirs.keys()) < 2:
         return None
@@ -153,7 +153,7 @@ def in_words(difference: Paired | None, a: str, b: str) -> str:
 
 
 def mean_curves(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float, float]]]:
-    """The ledger's curves of Fig. 7, as :func:`few_shot` gives them, rows with two splits at least."""
+    """The ledger's curves of Fig. 7, as :func:`zfcore.protocols.few_shot` gives them; of two splits at least."""
     curves = {}
     for row in sorted({entry["row"] for entry in entries}):
         mine = [entry["values"] for entry in entries if entry["row"] == row]
