@@ -153,7 +153,7 @@ def in_words(difference: Paired | None, a: str, b: str) -> str:
 
 
 def mean_curves(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float, float]]]:
-    """The ledger's curves of Fig. 7, as :func:`zfcore.protocols.few_shot` gives them, for two or more splits."""
+    """The ledger's curves of Fig. 7, as :func:`zfcore.protocols.few_shot` gives them; two splits at least."""
     curves = {}
     for row in sorted({entry["row"] for entry in entries}):
         mine = [entry["values"] for entry in entries if entry["row"] == row]
