@@ -243,13 +243,16 @@ def test_a_script_for_the_page_leaves_no_name_outside():
     assert text.count("@ts-check") == len(assets.SCRIPTS)
 
 
+def written(file, html, listing=""):
+    """A page that holds no more than this, the scripts, and perhaps a list of what there is to load."""
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{file.stem}</title>'
+    file.write_text(f"{head}{html}<script>{listing}{assets.script()}</script>", encoding="utf-8")
+    return file
+
+
 def test_a_page_without_its_network_wants_no_pictures_and_says_why(browser, viewer, frame, tmp_path):
     html = page.explorer_html(viewer, PICTURES, frame, page.snippet(None), assets.ABSENT)
-    file = tmp_path / "absent.html"
-    file.write_text(
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>absent</title>{html}'
-        f"<script>{assets.script()}</script>", encoding="utf-8",
-    )  # fmt: skip
+    file = written(tmp_path / "absent.html", html)
     reader = Reader(browser)
     explorer = reader(file).locator(".zf-explorer[data-on]")
     assert explorer.locator(".zf-status").inner_text() == ""
@@ -714,11 +717,7 @@ def test_what_goes_wrong_in_the_network_is_told_and_it_goes_on(opened, explorer)
 
 def test_a_network_inside_a_page_waits_for_a_click_where_its_runtime_has_yet_to_come(browser, html, tmp_path):
     listing = assets.assets_script({assets.RUNTIME: {"runtime.0.js": "x" * 5_000_000}})
-    file = tmp_path / "waiting.html"
-    file.write_text(
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>waiting</title>{html}'
-        f"<script>{listing}{assets.script()}</script>", encoding="utf-8",
-    )  # fmt: skip
+    file = written(tmp_path / "waiting.html", html, listing)
     reader = Reader(browser)
     tab = reader(file)
     explorer = tab.locator(".zf-explorer[data-on]")
