@@ -28,7 +28,7 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -499,12 +499,16 @@ def _invariance_grows(e: Evidence):
     if against:
         yield "steps", {"against": against, "all": steps}
     random = e.entry("invariance", "many, random weights", INVARIANCE)
-    values = (
-        f"{random.number('', move, size, 'rank correlation with depth').mean:+.2f} ({size} {words})"
+    yield _told(
+        random.number(f"{size} {words}", move, size, "rank correlation with depth")
         for move, words in MOVES.items()
         for size in ("small", "large")
     )
-    yield "random", {"values": ", ".join(values)}
+
+
+def _told(controls: Iterable[Number]) -> tuple[str, dict[str, Any]]:
+    """The note with every number of the network with random weights."""
+    return "random", {"values": ", ".join(f"{n.mean:+.2f} ({n.label})" for n in controls)}
 
 
 @_tests(12)
@@ -513,11 +517,7 @@ def _dramatic_and_little(e: Evidence):
     for move, words in MOVES.items():
         yield found.number(words, move, "small", "first minus last", wanted=1)
     random = e.entry("invariance", "many, random weights", INVARIANCE)
-    values = (
-        f"{random.number('', move, 'small', 'first minus last').mean:+.2f} ({words})"
-        for move, words in MOVES.items()
-    )
-    yield "random", {"values": ", ".join(values)}
+    yield _told(random.number(words, move, "small", "first minus last") for move, words in MOVES.items())
 
 
 @_tests(13)
@@ -859,4 +859,3 @@ def _logit_not_probability(e: Evidence):
         raise LedgerError(f"maximization, {row}, trap / difference: no mean and interval") from error
     yield measured("", mean, low, high, wanted=1, where="maximization, trap / difference")
     raise UntestableError("judge")
-    yield "own", {}
