@@ -188,13 +188,16 @@ class Book:
     def gallery(self) -> Gallery:
         """Fig. 2 of this network: the stored projections of its nine strongest pictures, for every feature.
 
-        At a scale that has their data set the patches of the pictures stand beside them.
+        At a scale that has their data set the patches of the pictures stand beside them. Public weights
+        come without a gallery: theirs is that of the photographs, :meth:`crops`.
 
         Raises
         ------
         FileNotFoundError, zfcore.gallery.GalleryError
             None is stored for these weights; the message says how to make it.
         """
+        if self.scale == "imagenet":
+            return self.crops()
         gallery = Gallery.load(GALLERIES, SCALES[self.scale].weights, self.card["sha256"])
         return gallery if self.pictures is None else gallery.beside(self.viewer(), self.pictures)
 

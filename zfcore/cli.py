@@ -565,7 +565,7 @@ def evaluate(
         raise typer.BadParameter(
             f"{', '.join(weights)} were trained on different shards; judge one at a time"
         )
-    pictures = data_set({"ImageNet-2012": "imagenet"}.get(data, data), split, *shards)
+    pictures = data_set(data, split, *shards)
     options = {"device": device, "workers": workers, "low_precision": low_precision, "progress": True}
     wanted = [crops] if crops else [1, 10]
     verdicts = judging.judge(networks, pictures, wanted, ensemble, **options)
@@ -593,7 +593,12 @@ def evaluate(
             "n": len(pictures),
             "data": data,
             "data_sha256": pictures.sha256,
-            "config": {"split": split, "crops": wanted, "weights": [card["sha256"] for card in of]},
+            "config": {
+                "split": split,
+                "crops": wanted,
+                "judged in": "bfloat16" if low_precision else "float32",
+                "weights": [card["sha256"] for card in of],
+            },
             "weights_sha256": [card["sha256"] for card in of],
             "outcomes": ledger.pack_outcomes(verdict.outcomes),
         }

@@ -386,7 +386,7 @@ class Photograph:
     """A real photograph that ships inside an installed package.
 
     ``title`` names what it shows, ``alt`` tells a reader who cannot see it, ``credit`` and
-    ``licence`` say whose it is; ``wnid`` is its WordNet class in Tiny-ImageNet, where it has one.
+    ``licence`` say whose it is; ``wnid`` is its class in ImageNet, by its WordNet id, where it has one.
     """
 
     name: str

@@ -785,6 +785,7 @@ def _how_it_wants_pictures(architecture: str) -> dict[str, Any]:
         "input_size": 224,
         "resize": 256,
         "scale": 255.0,
+        "classes": imagenet_classes(),
         "labels": imagenet_words(),
     }
 
@@ -817,7 +818,7 @@ def adapt(name: str, state: Mapping[str, Tensor]) -> tuple[nn.Module, Tensor, di
     wanted: PublicWeights = _known(public_weights(), name, "public weights")
     card = _how_it_wants_pictures(wanted.architecture) | {
         "error": {"one crop": dict(zip(("top1", "top5"), wanted.errors, strict=True))},
-        "data": "ImageNet-2012",
+        "data": "imagenet",
         "source": wanted.source,
         "url": wanted.url,
         "note": wanted.note,
@@ -831,6 +832,11 @@ def adapt(name: str, state: Mapping[str, Tensor]) -> tuple[nn.Module, Tensor, di
     except (RuntimeError, KeyError) as error:
         raise ValueError(f"these tensors do not fit {wanted.architecture}: {error}") from error
     return adapted.eval(), _mean_picture(card), card
+
+
+def imagenet_classes() -> list[str]:
+    """The WordNet ids of ImageNet-2012's 1000 classes, sorted: the order of every public network's outputs."""
+    return Path(__file__).with_name("imagenet_classes.txt").read_text(encoding="ascii").split()
 
 
 def imagenet_words() -> list[str]:

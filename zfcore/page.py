@@ -449,9 +449,9 @@ gallery.hits("{{layer}}", {{feature}}), gallery.projections("{{layer}}", {{featu
 def snippet(weights: str | None, template: str = SNIPPET) -> str:
     """Python that makes what is shown again; ``weights`` is their name for :func:`zfcore.model.load`.
 
-    The architecture of a network of torchvision's, which stands in its card, is no such name.
+    The architecture that stands in the card of public weights is no such name.
     """
-    loadable = weights and not weights.startswith("torchvision.")
+    loadable = weights and not weights.startswith("torchvision.") and not weights.endswith("-public")
     return template.format(load=LOAD.format(weights=weights) if loadable else LOAD_YOURS, weights=weights)
 
 
