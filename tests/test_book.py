@@ -127,6 +127,13 @@ def test_a_table_is_markdown_and_even():
         open_book().table(["a"], [(1, 2)])
 
 
+def test_numbers_are_set_as_in_print_outside_of_code_and_formulas():
+    book = open_book()
+    said = book.say("{a:+.1f} (-0.5 to .3), {b:.0%} of `x -1 5%` and $2^{{-3}}$, zfnet-64", a=-2, b=0.5).data
+    assert said == "−2.0 (−0.5 to .3), 50 % of `x -1 5%` and $2^{-3}$, zfnet-64"
+    assert book.table(["a"], [("-1 to 2%",)]).data.endswith("| −1 to 2 % |")
+
+
 def test_what_is_kept_can_be_read_again(tmp_path):
     book = open_book(out=tmp_path / "out")
     figure, axes = plt.subplots()

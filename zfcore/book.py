@@ -145,6 +145,7 @@ class Book:
         """Prose with computed numbers: ``book.say("The error is **{error:.1f} %**.", error=error)``.
 
         ``text`` is Markdown in which ``{name:format}`` stands for a value; a brace of LaTeX is doubled.
+        Numbers are set as in print, "−3" and "5 %", outside of code and formulas.
 
         Raises
         ------
@@ -154,7 +155,7 @@ class Book:
         used = {re.split(r"[.\[]", field)[0] for _, field, _, _ in string.Formatter().parse(text) if field}
         if used != set(values):
             raise ValueError(f"the text uses {_listed(used)}, given are {_listed(values)}")
-        return Markdown(text.format(**values))
+        return Markdown(_typeset(text.format(**values)))
 
     def table(self, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Markdown:
         """A Markdown table; cells are text or anything that prints well.
@@ -168,7 +169,7 @@ class Book:
         for line in lines:
             if len(line) != len(head):
                 raise ValueError(f"the head has {len(head)} cells, and a row has {len(line)}: {line}")
-        return Markdown("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))
+        return Markdown(_typeset("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)))
 
     def ledger(self, name: str, **sought: Any) -> list[dict[str, Any]]:
         """The entries of a results ledger with that ``row``, ``seed`` and config; see :mod:`zfcore.ledger`.
@@ -298,6 +299,13 @@ def open_book(
     folder = None if out is None else Path(out).expanduser().resolve()
     model = model.to(device).requires_grad_(False)  # chapters look at a network; none trains this one
     return Book(scale, device, seed, folder, model, card, photographs(), pictures, layers)
+
+
+def _typeset(text: str) -> str:
+    """Markdown with true minus signs, and a space before the sign of per cent."""
+    parts = re.split(r"(`[^`]*`|\$[^$]*\$)", text)
+    parts[::2] = (re.sub(r"(?<=\d)%", " %", re.sub(r"(?<!\w)-(?=[\d.])", "−", part)) for part in parts[::2])
+    return "".join(parts)
 
 
 def _listed(names: Iterable[str]) -> str:
