@@ -3,24 +3,16 @@
 import json
 import os
 import shutil
-from types import SimpleNamespace
 
 import nbformat
 import pytest
-import torch
 import yaml
-from browser import Reader, drawn, panels
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from typer.testing import CliRunner
 
-from zfcore import model as models
 from zfcore import publish as room
-from zfcore.assets import source
 from zfcore.cli import app
-from zfcore.data import photographs
-from zfcore.page import explorer_html
 from zfcore.publish import BookError, clean, known_parameters, pages, publish
-from zfcore.view import Viewer
 
 EXPLORER = """
 from IPython.display import display
@@ -291,7 +283,7 @@ def test_the_pages_are_built_once_and_stand_alone(small_book, capsys):
     assert "url=book/index.html" in index.read_text()
     page = (index.parent / "book" / "index.html").read_text()
     assert "<b>twin</b>" in page
-    assert (index.parent / "_static" / "mathjax" / "tex-svg-full.js").exists()
+    assert (index.parent / "_static" / "mathjax" / "tex-svg.js").exists()
     assert not list(index.parent.rglob("notes*"))
     made = os.stat(index).st_mtime_ns
     publish(small_book)
@@ -312,74 +304,6 @@ def test_the_pages_are_built_once_and_stand_alone(small_book, capsys):
 
 def test_a_key_is_a_plain_file_name(small_book):
     assert json.dumps(key(small_book)).strip('"').isalnum()
-
-
-# ------------------------------------------------------------------------------ what explorers run on
-@pytest.fixture
-def weights(tmp_path, monkeypatch):
-    """Write weights of a small network as if they shipped with the package; another seed, other weights."""
-    monkeypatch.setattr(models, "WEIGHTS", tmp_path / "weights")
-
-    def write(seed):
-        torch.manual_seed(seed)
-        network = models.build("zfnet-64", num_classes=5, width=0.1)
-        models.initialize_(network, "he")
-        card = {"architecture": "zfnet-64", "width": 0.1, "num_classes": 5, "input_size": 56, "resize": 64}
-        card["scale"] = 64.0
-        models.save(
-            tmp_path / "weights" / "zfnet-64.safetensors", network, torch.full((3, 64, 64), 118.0), card
-        )
-        return Viewer(*models.load("zfnet-64"))
-
-    return write
-
-
-def write_page(html, viewer):
-    """A page as Sphinx writes one, with an explorer and its scripts."""
-    pictures = {"chelsea": photographs()["chelsea"]}
-    start = viewer.first(viewer.look("chelsea", pictures["chelsea"]))
-    explorer = explorer_html(viewer, pictures, start, "", source(viewer, "zfnet-64"))
-    names = ("assets", "explorer")
-    scripts = "".join(f'<script defer src="../_static/zfcore/{name}.js"></script>' for name in names)
-    (html / "book").mkdir(parents=True, exist_ok=True)
-    (html / "book" / "page.html").write_text(
-        f'<!doctype html><html lang="en" data-content_root="../"><meta charset="utf-8">{scripts}{explorer}'
-    )
-    return start
-
-
-def test_a_changed_weights_file_changes_what_the_page_computes(weights, browser, tmp_path):
-    html = tmp_path / "html"
-    app = SimpleNamespace(outdir=html, builder=SimpleNamespace(format="html"))
-    shown, networks = [], []
-    for seed in (0, 1):
-        start = write_page(html, weights(seed))
-        room._add_networks(app, None)
-        networks.append({file.name for file in (html / "_static" / "zfcore").glob("zfnet-64-*")})
-        reader = Reader(browser)
-        tab = reader(html / "book" / "page.html")
-        tab.get_by_role("button", name="Start the network").click()
-        explorer = tab.locator(".zf-explorer")
-        drawn(explorer)
-        shown.append(panels(explorer)["deconvnet"].astype(int))
-        assert abs(shown[-1] - start.panels()["deconvnet"]).mean() <= 1
-        reader.close()
-    assert shown[0].shape != shown[1].shape or abs(shown[0] - shown[1]).mean() > 1
-    assert networks[0].isdisjoint(networks[1])
-
-
-def test_an_explorer_of_other_weights_than_those_here_fails_the_build(weights, tmp_path):
-    html = tmp_path / "html"
-    write_page(html, weights(0))
-    weights(1)
-    with pytest.raises(BookError, match="made with weights 'zfnet-64' of sha256"):
-        room._add_networks(SimpleNamespace(outdir=html, builder=SimpleNamespace(format="html")), None)
-
-
-def test_a_book_without_explorers_brings_no_network(tmp_path):
-    (tmp_path / "index.html").write_text("<p>Nothing here computes.</p>")
-    room._add_networks(SimpleNamespace(outdir=tmp_path, builder=SimpleNamespace(format="html")), None)
-    assert [file.name for file in tmp_path.iterdir()] == ["index.html"]
 
 
 # ------------------------------------------------------------------------------ the book itself

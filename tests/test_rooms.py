@@ -97,7 +97,8 @@ MAY_IMPORT = {
     "gallery": {"model", "figures", "data", "ledger", "trace", "view", *METHODS},
     "selectivity": {"model", "data", "gallery", "ledger", "view"},
     "stability": {"data", "gallery", "invariance", "ledger", "selectivity", "view"},
-    "publish": {"data", "model", "view", "assets"},
+    "publish": {"data"},
+    "extension": {"model", "view", "assets"},
     "cli": set(ROOMS) - {"cli", "__main__"},
     "__main__": {"cli"},
 }

@@ -5,10 +5,6 @@ with the executed notebooks is staged, and Jupyter Book builds the stage without
 A chapter is executed again only when something that it depends on has changed: its cells, tags and
 parameters, the package with its weights, the pinned and the installed versions, the data.
 
-The module is also a small Sphinx extension (see ``_config.yml``): it puts beside the pages MathJax, which
-ships inside a wheel, and what the explorers run on, each network once, exported from its weights; so neither
-way of building asks another host for anything.
-
 Example::
 
     from zfcore.publish import publish
@@ -45,20 +41,7 @@ PACKAGE = Path(__file__).parent
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # What tqdm writes: "12%|███ | …" with a known total, "3it [00:01, …" without.
 PROGRESS_BAR = re.compile(r"\d+%\|.*\||\d+\w+ \[\d+:\d\d")
-EXPLORERS = "zfcore"  # the folder under _static that holds what explorers run on; load.js knows it too
 TIMES = "seconds"  # a chapter with this parameter is executed last, and told how long each of the others took
-# What the theme leaves without a name, or names otherwise than it looks, and what it becomes.
-MENDED = {
-    ' aria-label="Toggle hidden content"': "",  # the text says it
-    '<summary><span class="toctree-toggle"': '<summary aria-label="sections"><span class="toctree-toggle"',
-    'search-button__button pst-js-only" title="Search" aria-label="Search"': (
-        'search-button__button pst-js-only" title="Search"'
-    ),
-    ' data-mode="light" title="Light"': ' data-mode="light"',  # the button that holds the icon has a name
-    ' data-mode="dark"  title="Dark"': ' data-mode="dark"',
-    ' data-mode="auto"  title="System Settings"': ' data-mode="auto"',
-    'role="doc-biblioentry"': 'role="listitem"',  # the other is out of use, and no child of a list
-}
 KEPT_RUNS = 4  # executed versions of one chapter: going back to another scale costs nothing
 
 
@@ -414,91 +397,3 @@ def _written(html: Path) -> int | None:
     """When the pages were written: a plain `jupyter-book build .` writes to the same place."""
     search_index = html / "searchindex.js"
     return search_index.stat().st_mtime_ns if search_index.exists() else None
-
-
-def setup(app: Any) -> dict[str, bool]:
-    """Sphinx's hook: bring MathJax and what explorers run on, and mend what screen readers stumble over."""
-    app.connect("builder-inited", _add_mathjax)
-    app.connect("build-finished", _mend)
-    app.connect("html-page-context", _add_explorer_scripts)
-    app.connect("build-finished", _add_networks)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
-
-
-def _mend(app: Any, failure: Exception | None) -> None:
-    """Give what the theme draws the names that it lacks; the test with axe-core says what is amiss."""
-    if failure is not None or app.builder.format != "html":
-        return
-    for page in Path(app.outdir).rglob("*.html"):
-        text = page.read_text(encoding="utf-8")
-        for amiss, mended in MENDED.items():
-            text = text.replace(amiss, mended)
-        page.write_text(text, encoding="utf-8")
-
-
-def _add_mathjax(app: Any) -> None:
-    wanted = Path(app.config.mathjax_path)
-    # Found without importing it: the package that carries MathJax belongs to Django.
-    package = importlib.util.find_spec("mathjax")
-    source = Path(next(iter(package.submodule_search_locations))) / "static" / "mathjax" / "es5" / wanted.name
-    target = Path(app.outdir) / "_static" / wanted
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(source, target)
-
-
-def _add_explorer_scripts(app: Any, name: str, template: str, context: dict[str, Any], tree: Any) -> None:
-    """Give a page with explorers their scripts; the others stay as light as they are."""
-    if 'class="zf-explorer"' in context.get("body", ""):
-        for script in ("assets.js", "explorer.js"):
-            app.add_js_file(f"{EXPLORERS}/{script}", loading_method="defer")
-
-
-def _add_networks(app: Any, failure: Exception | None) -> None:
-    """Write once what the explorers of all pages run on: scripts, runtime, and the networks they name."""
-    if failure is not None or app.builder.format != "html":
-        return
-    # torch is slow to import, and a book without explorers needs none of it
-    from zfcore import assets
-
-    html = Path(app.outdir)
-    states = [
-        state
-        for file in sorted(html.rglob("*.html"))
-        for state in assets.states(file.read_text(encoding="utf-8"))
-    ]
-    if not states:
-        return
-    wanted = {assets.RUNTIME: assets.asset(assets.RUNTIME, assets.runtime_pack())}
-    for source in (state["source"] for state in states):
-        if source and source["network"] and source["network"] not in wanted:
-            wanted[source["network"]] = _network_asset(source)
-    galleries = (state.get("gallery") for state in states)
-    for source in (gallery["source"] for gallery in galleries if gallery):
-        if source:
-            packs = assets.stored_gallery(source)
-            wanted |= {name: assets.asset(name, packed) for name, packed in packs.items()}
-    folder = html / "_static" / EXPLORERS
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    scripts = {"assets.js": assets.assets_script(wanted), "explorer.js": assets.script()}
-    for pieces in (scripts, *wanted.values()):
-        for file, text in pieces.items():
-            (folder / file).write_text(text, encoding="utf-8")
-    shutil.copy(assets.WEB / "runtime-licence.txt", folder)
-
-
-def _network_asset(source: Mapping[str, Any]) -> dict[str, str]:
-    """The network that an explorer names, as scripts named by their content."""
-    from zfcore.assets import asset, network_pack
-    from zfcore.model import load
-    from zfcore.view import Viewer
-
-    name = source["weights"]
-    model, card = load(name)
-    if card["sha256"] != source["sha256"]:
-        raise BookError(
-            f"an explorer was made with weights {name!r} of sha256 {source['sha256'][:12]}, but those here "
-            f"have {card['sha256'][:12]}; build the book again"
-        )
-    packed, _ = network_pack(Viewer(model, card, source["layers"], source["classifier"]))
-    return asset(f"{name}-{hashlib.sha256(packed).hexdigest()[:12]}", packed)
