@@ -3,8 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/training.py
 
 Three rivals take turns, one thread each. *Stock*: PyTorch's ``LocalResponseNorm``, float32, NCHW.
-*Exact*: our contrast norm and channels_last, float32 still. *Ours*: the trainer's step, bfloat16
-autocast included. One step is forward, backward and SGD with momentum on a batch of 64.
+*Exact*: our contrast norm and channels_last, float32 still. *Ours*: the same with bfloat16
+autocast and the fused optimiser, as the trainer takes them. One step is forward, backward and SGD with
+momentum on a batch; what the trainer adds to it (crops, clipping, the running mean of the weights) is
+left out of all three.
 
 The results are compared, too: gradients of the exact step against the stock one in float64 (in float32
 each of them differs from float64 by up to 0.3 %, where rounding decides which cell of a window is the

@@ -7,7 +7,7 @@ checkpoint as if nothing had happened, on a CPU to the last bit; and several pro
 of every batch, train the network of one.
 
 Measured: ``zfnet-64`` by ``SMALL`` for 10 epochs of Tiny-ImageNet's 100,000 pictures on 2 CPU cores
-(bfloat16, torch 2.15) runs at 190 pictures a second, an hour and a half; its card states the error.
+(bfloat16, torch 2.15) ran at 130 pictures a second, two hours; the ledger ``training`` has its errors.
 
 Source: Zeiler & Fergus, §3, doi:10.1007/978-3-319-10590-1_53.
 
