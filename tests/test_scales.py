@@ -1,0 +1,40 @@
+"""Chapters at the scale ``imagenet``, on a network of random weights as large as the public one."""
+
+from pathlib import Path
+
+import papermill
+import pytest
+import torch
+
+from zfcore.fetch import network, weights_file
+from zfcore.model import save
+
+BOOK = Path(__file__).parent.parent / "book"
+# Those that ask the network's card or gallery for more than how it wants its pictures.
+CHAPTERS = ("index", "02_approach", "04_visualization", "04_2_occlusion", "a1_activation_maximization")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A data root that holds weights as `zfcore weights get zfnet` leaves them."""
+    root = tmp_path_factory.mktemp("root")
+    model, card = network("zfnet")
+    mean = card.pop("mean")
+    card |= {"data": "imagenet", "error": {"one crop": {"top1": 99.9, "top5": 99.5}}}
+    save(weights_file("zfnet", root), model, mean, card, dtype=torch.float32)
+    return root
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_chapter_runs_with_public_weights(home, tmp_path, monkeypatch, chapter):
+    monkeypatch.setenv("ZFCORE_DATA", str(home))
+    monkeypatch.setenv("ZFCORE_CACHE", str(home / "cache"))
+    papermill.execute_notebook(
+        BOOK / f"{chapter}.ipynb",
+        tmp_path / "out.ipynb",
+        {"scale": "imagenet"},
+        cwd=BOOK,
+        progress_bar=False,
+    )
