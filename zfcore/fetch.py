@@ -835,7 +835,7 @@ def adapt(name: str, state: Mapping[str, Tensor]) -> tuple[nn.Module, Tensor, di
 
 
 def imagenet_classes() -> list[str]:
-    """The WordNet ids of ImageNet-2012's 1000 classes, sorted: the order of every public network's outputs."""
+    """The WordNet ids of ImageNet-2012's 1000 classes, sorted: the order of public networks' outputs."""
     return Path(__file__).with_name("imagenet_classes.txt").read_text(encoding="ascii").split()
 
 
