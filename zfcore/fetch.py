@@ -45,8 +45,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from zfcore.data import data_root, decode
-from zfcore.model import ARCHITECTURES, load, network_of, save, untrained
+from zfcore.data import cores, data_root, decode
+from zfcore.model import ARCHITECTURES, alone_in, load, network_of, save, untrained
 
 
 class FetchError(RuntimeError):
@@ -445,6 +445,12 @@ def get_data(name: str, root: str | os.PathLike | None = None) -> Path:
         return folder
     if not wanted.archives:
         raise FetchError(wanted.by_hand.format(folder=str(folder)))
+    with alone_in(root / name):
+        return folder if folder.exists() else _bring_data(name, wanted, root)
+
+
+def _bring_data(name: str, wanted: DataSet, root: Path) -> Path:
+    folder = wanted.folder(root)
     archives = [download(a.url, root / a.file, a.checksum, wanted.unpacked) for a in wanted.archives]
     scratch = root / f".{name}.unpacking"
     shutil.rmtree(scratch, ignore_errors=True)  # what an interrupted run left
@@ -565,7 +571,7 @@ def _miscounts(split: str, should: Split, pictures: int, counts: Mapping[str, in
 def _faults(paths: list[Path]) -> Iterator[str]:
     """For each file, in order: what is wrong with it, or nothing."""
     with (
-        ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
+        ThreadPoolExecutor(max_workers=cores()) as pool,
         tqdm(total=len(paths), unit="picture") as bar,
     ):
         for start in range(
@@ -695,6 +701,15 @@ def get_weights(name: str, root: str | os.PathLike | None = None) -> Path:
     path = weights_file(name, root)
     if path.exists() and path.with_suffix(".json").exists():
         return path
+    with alone_in(path):
+        return (
+            path
+            if path.exists() and path.with_suffix(".json").exists()
+            else _bring_weights(name, wanted, path)
+        )
+
+
+def _bring_weights(name: str, wanted: PublicWeights, path: Path) -> Path:
     archive = file = path.with_name(wanted.url.rpartition("/")[2])
     zipped = archive.suffix == ".zip"
     # What is written is as large as what comes; an archive is unpacked besides.

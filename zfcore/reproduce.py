@@ -606,7 +606,7 @@ def _recorded(
     seeds: Sequence[int],
     sha256: str | None = None,
 ) -> dict[str, Any] | None:
-    """The entry that the ledger has of this row, seed and configuration; with ``sha256`` of these pictures."""
+    """The entry that the ledger has of this row, seed and configuration, and of pictures of this hash."""
     config = _ensemble_config(experiment, row, seeds) if row.members else experiment.config(row)
     found = find(target, experiment.results, row.name, seed, data=experiment.data, **config)
     return next((entry for entry in found if sha256 in (None, entry["data_sha256"])), None)
