@@ -58,7 +58,7 @@ def probabilities(
     pictures: Pictures,
     card: dict,
     crops: int = 1,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     device: str | torch.device = "cpu",
     progress: bool = False,
     workers: int = 0,
@@ -78,7 +78,7 @@ def probabilities(
     crops
         1 (the centre) or 10.
     batch_size
-        Crops in one forward pass.
+        Crops in one forward pass. Default: 100 on a CPU, elsewhere 2000 of 56 px, or as many pixels.
     workers
         Processes that decode a pack (see :func:`zfcore.data.batches`).
     low_precision
@@ -100,12 +100,21 @@ def probabilities(
 
 @torch.no_grad()
 def _in_batches(
-    model, pictures, card, crops, batch_size=100, device="cpu", progress=False, workers=0, low_precision=False
+    model,
+    pictures,
+    card,
+    crops,
+    batch_size=None,
+    device="cpu",
+    progress=False,
+    workers=0,
+    low_precision=False,
 ) -> Iterator[Tensor]:
     """The rows of :func:`probabilities` a few at a time, on ``device``."""
     if crops not in (1, 10):
         raise ValueError(f"crops is {crops}; accepted are 1 (the centre) and 10 (corners, centre, mirrored)")
     device, size = torch.device(device), card["input_size"]
+    batch_size = batch_size or (100 if device.type == "cpu" else 2000 * 56**2 // size**2)
     square, mean = (3, pictures.side, pictures.side), card["mean"].to(device)
     if mean.shape != square:
         raise ValueError(

@@ -389,7 +389,6 @@ def _entry(
 
 def _judging(experiment: Experiment) -> dict[str, Any]:
     return {
-        "batch_size": 100 if experiment.device == "cpu" else 2000,
         "device": experiment.device,
         "progress": experiment.progress,
         "workers": experiment.workers,
