@@ -444,6 +444,7 @@ def test_the_plateau_rate_falls_tenfold_after_patience_epochs_without_a_better_e
         ([60, 60.5, 61], 1),  # it began with weights that knew much already
         ([40, 39.8, 39.9, 40], 1),  # an easy set
         ([89.5, 90, 89.2, 90], 0),  # by a point it is not better than guessing
+        ([89.5, 88.8, 89, 89], 0),  # nor, by a point, than it was
     ],
 )
 def test_a_network_that_begins_below_chance_has_its_plateaus_counted_at_once(errors, drops):

@@ -352,6 +352,18 @@ def data_root() -> Path:
     return Path(os.environ.get("ZFCORE_DATA") or platformdirs.user_data_dir("zfcore")).expanduser()
 
 
+def places_of(name: str) -> tuple[str, ...]:
+    """Where a data set may lie under the data root, the first where ``zfcore data get`` puts it.
+
+    Names as for :func:`folder_of`.
+    """
+    return {
+        "tiny-imagenet": ("tiny-imagenet-200",),
+        "caltech101": ("caltech101/101_ObjectCategories", "101_ObjectCategories"),
+        "caltech256": ("caltech256/256_ObjectCategories", "256_ObjectCategories"),
+    }.get(name, (f"VOCdevkit/{name.upper()}",))
+
+
 def folder_of(name: str, root: str | os.PathLike | None = None, part: str = "") -> Path:
     """The folder of a data set: the first of its places under ``root`` that is there.
 
@@ -369,10 +381,7 @@ def folder_of(name: str, root: str | os.PathLike | None = None, part: str = "") 
     FileNotFoundError
         It is in none of its places; the message says how to get it.
     """
-    from zfcore.fetch import DATASETS  # which stands on this module
-
-    known = DATASETS.get(name)
-    root, places = Path(root or data_root()), known.folders if known else (f"VOCdevkit/{name.upper()}",)
+    root, places = Path(root or data_root()), places_of(name)
     for place in places:
         if (root / place / part).exists():
             return root / place

@@ -42,7 +42,7 @@ from zfcore.evolution import EPOCHS, Evolution
 from zfcore.fetch import DATASETS
 from zfcore.ledger import RESULTS, find, pack_outcomes, provenance, record
 from zfcore.model import ARCHITECTURES, build, load, save, until, write_atomically
-from zfcore.train import BRIEF, PAPER, SMALL, CheckpointError, DivergedError, Recipe, train
+from zfcore.train import BRIEF, PAPER, SMALL, CheckpointError, DivergedError, Recipe, precision_of, train
 
 
 # ------------------------------------------------------------------------------ the rows
@@ -326,6 +326,7 @@ def trained(
             "seed": seed,
             "epochs": own.epochs,
             "command": experiment.command(_target_of(row), row, [seed]),
+            "precision": precision_of("auto", own.device),
             "seconds": sum(epoch["seconds"] for epoch in run.history),
             "history": {
                 what: [round(epoch[what], 4) for epoch in run.history]
@@ -484,6 +485,15 @@ def _is_of(path: Path, entry: Mapping[str, Any]) -> bool:
     return card.get("whole_sha256", entry["weights_sha256"]) == entry["weights_sha256"]
 
 
+def _keep(experiment: Experiment, target: str, row: Row, entry: Mapping[str, Any]) -> Path:
+    """Write what a row of a figure leaves beside its entry, once that is in the ledger."""
+    if target == "fig5":
+        return keep_first_layers(experiment, row, entry)
+    path = _kept_file(target, row.name, experiment.results)
+    write_atomically(path, (experiment.folder(row, entry["seed"]) / path.name).read_bytes())
+    return path
+
+
 def _insist_on_place(experiment: Experiment, target: str, row: Row, seed: int) -> None:
     """Raise ``ValueError`` where the file that this row would leave is there and another entry's."""
     path = _kept_file(target, row.name, experiment.results)
@@ -557,9 +567,8 @@ def reproduce(
     for row, seed in _steps(target, rows, seeds):
         title = row.name if seed is None else f"{row.name}, seed {seed}"
         keeps = target == "fig4" or (target == "fig5" and seed == seeds[0])  # a file beside the entry
-        path = _kept_file(target, row.name, experiment.results)
         known = _recorded(experiment, target, row, seed, seeds, experiment.data_sha256)
-        if known and (not keeps or _is_of(path, known)):
+        if known and (not keeps or _is_of(_kept_file(target, row.name, experiment.results), known)):
             say(f"{title}: is in the ledger")
             continue
         if keeps:
@@ -579,10 +588,8 @@ def reproduce(
             say(f"{title}: {error}")
             continue
         record(target, entry, experiment.results)
-        if keeps and target == "fig4":
-            write_atomically(path, (experiment.folder(row, seed) / path.name).read_bytes())
-        elif keeps:
-            say(f"{title}: layers 1 and 2 are in {keep_first_layers(experiment, row, entry)}")
+        if keeps:
+            say(f"{title}: what the figure shows is in {_keep(experiment, target, row, entry)}")
         say(f"{title}: {_found(entry)}")
     if diverged:
         raise DivergedError(f"{len(diverged)} trainings diverged: {'; '.join(diverged)}")

@@ -156,10 +156,11 @@ def learning_rate(
         factor = 0.5 * (1 + math.cos(math.pi * max(0, step - warmup) / max(1, steps - warmup)))
     elif recipe.schedule == "plateau":
         warmup, drops, best, waited = recipe.warmup_steps, 0, math.inf, 0
+        begun = bool(history) and history[0]["top1"] < chance - 1
         for row in history:
             waited = 0 if row["top1"] < best else waited + 1
             best = min(best, row["top1"])
-            waited = waited if best < max(history[0]["top1"], chance) - 1 else 0
+            waited = waited if begun or best < history[0]["top1"] - 1 else 0
             if waited == recipe.patience:
                 drops, waited = drops + 1, 0
         factor = 0.1**drops
