@@ -2,8 +2,10 @@
 
 import csv
 import dataclasses
+import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -20,10 +22,11 @@ from typer.testing import CliRunner
 from zfcore.cli import app, main
 from zfcore.data import PackedPictures
 from zfcore.evaluate import errors
+from zfcore.fetch import FetchError
 from zfcore.ledger import find
 from zfcore.model import load
 from zfcore.pack import pack
-from zfcore.train import RECIPES, Recipe
+from zfcore.train import RECIPES, Recipe, precision_of
 
 
 def shell(*arguments, **environment):
@@ -40,6 +43,37 @@ def test_every_command_shows_an_example(command):
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
     assert f"zfcore {command}" in result.output
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ((), ("zfcore COMMAND --help", "zfcore occlude")),
+        (("data",), ("zfcore data get tiny-imagenet", "pack what is too large")),
+        (("weights",), ("zfcore weights get zfnet",)),
+        (("book",), ("draw at random",)),
+    ],
+)
+def test_help_begins_with_an_example(command, words):
+    told = " ".join(CliRunner().invoke(app, [*command, "--help"]).output.replace("│", " ").split())
+    for word in words:
+        assert word in told
+
+
+def test_a_bug_keeps_its_traceback_and_a_fault_of_ones_own_has_none(monkeypatch):
+    def raising(error):
+        def broken():
+            raise error
+
+        monkeypatch.setattr("zfcore.cli.app", broken)
+
+    for error in (FetchError("no server"), ValueError("no"), OSError("full")):
+        raising(error)
+        with pytest.raises(SystemExit, match=f"zfcore: {error}"):
+            main()
+    raising(RuntimeError("shapes differ"))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        main()
 
 
 def test_missing_data_are_named_with_what_to_do_next(tmp_path):
@@ -181,6 +215,47 @@ def test_a_complete_run_says_so_and_does_nothing(trained, packed):
     said = finish(start(packed, "--out", str(out), *options))
     assert "is complete: 2 epochs" in said
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda blob, card: (blob[:-9], card), "is not the file that"),
+        (
+            lambda blob, card: (blob, card.replace('"data_sha256": "', '"data_sha256": "0')),
+            "differs in data_sha256",
+        ),
+    ],
+    ids=["truncated", "of other pictures"],
+)
+def test_a_run_is_not_complete_with_weights_that_are_not(
+    trained, packed, tmp_path, monkeypatch, damage, fault
+):
+    out, options = trained
+    monkeypatch.chdir(packed)
+    shutil.copytree(out, tmp_path / "run")
+    weights, card = tmp_path / "run" / "alexnet-64.safetensors", tmp_path / "run" / "alexnet-64.json"
+    blob, text = damage(weights.read_bytes(), card.read_text())
+    weights.write_bytes(blob)
+    card.write_text(text)
+    result = CliRunner().invoke(app, [*TINY, "--device", "cpu", "--out", str(tmp_path / "run"), *options])
+    assert isinstance(result.exception, ValueError)
+    assert fault in str(result.exception)
+
+
+def test_a_complete_run_from_before_cards_told_their_precision_is_complete(
+    trained, packed, tmp_path, monkeypatch
+):
+    out, options = trained
+    monkeypatch.chdir(packed)
+    shutil.copytree(out, tmp_path / "run")
+    card = tmp_path / "run" / "alexnet-64.json"
+    told = json.loads(card.read_text())
+    [entry] = find("training", packed, row="alexnet-64", seed=0)
+    assert told["precision"] == entry["config"]["precision"] == precision_of("auto", "cpu")
+    card.write_text(json.dumps(told | {"precision": "auto"}))
+    result = CliRunner().invoke(app, [*TINY, "--device", "cpu", "--out", str(tmp_path / "run"), *options])
+    assert "is complete: 2 epochs" in result.output
 
 
 def test_a_complete_run_says_which_snapshots_it_has_not(trained, packed, monkeypatch):

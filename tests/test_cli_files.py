@@ -8,15 +8,17 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from zfcore import data, generalization, model
+from zfcore import cli, data, evaluate, generalization, model
 from zfcore import reproduce as reproducing
 from zfcore.cli import app
 from zfcore.data import patches
 from zfcore.export import export_onnx
+from zfcore.train import precision_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -64,6 +66,8 @@ def pictures(folder, **counts):
         *(("table3", option) for option in (("--list",), ("--width", 2), ("--shard", "0of4"))),
         *(("table3", option) for option in (("--workers", 0), ("--low-precision",))),
         *(("table2", option) for option in (("--weights", "zfnet"), ("--drop-duplicates",))),
+        *((f"fig{n}", ("--recipe", "small")) for n in (4, 5, 7)),
+        *((f"table{n}", option) for n in (5, 6) for option in (("--recipe", "brief"), ("--epochs", 3))),
     ],
 )
 def test_an_option_that_a_target_would_not_heed_is_refused(target, option, monkeypatch):
@@ -100,6 +104,37 @@ def test_options_that_a_target_heeds_are_not_refused(tmp_path, monkeypatch):
     [(target, transfer, _, splits)] = given
     assert (target, splits) == ("table3", [1])
     assert (transfer.weights, transfer.duplicates, transfer.epochs) == ("zfnet", "dropped", 3)
+
+
+def test_a_table_without_its_row_from_scratch_takes_nothing_of_trainings(monkeypatch):
+    monkeypatch.setattr(generalization, "reproduce", lambda *_, **__: None)
+    asked = ("reproduce", "table3", "--data", "caltech101", "--epochs", 3, "--row")
+    refused = shell(*asked, "pretrained, layer 7")
+    assert refused.exit_code == 2
+    assert "table3 without its row scratch does not take --epochs; it takes" in told(refused)
+    assert shell(*asked, "pretrained, layer 7", "--row", "scratch").exit_code == 0
+
+
+def test_a_seed_that_is_given_twice_is_run_once(monkeypatch):
+    given = []
+    monkeypatch.setattr(reproducing, "reproduce", lambda *arguments, **_: given.append(arguments[3]))
+    assert shell("reproduce", "table2", "--data", "patches", "--seeds", "2,0,0").exit_code == 0
+    assert given == [[0, 2]]
+
+
+def test_no_crop_is_no_way_to_judge(weights):
+    refused = shell("evaluate", weights, "--crops", 0)
+    assert "crops is 0; accepted are 1 (the centre) and 10" in str(refused.exception)
+
+
+def test_weights_that_do_not_fit_a_network_of_ones_own_are_told(tmp_path):
+    (tmp_path / "net.py").write_text("from torch import nn\ndef make():\n    return nn.Linear(2, 3)\n")
+    torch.save(nn.Linear(2, 4).state_dict(), tmp_path / "w.pt")
+    folder = pictures(tmp_path, photos=1) / "photos"
+    options = ("--weights", tmp_path / "w.pt", "--pictures", folder, "--out", tmp_path / "p.html")
+    refused = shell("page", f"{tmp_path / 'net.py'}:make", *options)
+    assert isinstance(refused.exception, ValueError)
+    assert "w.pt does not fit" in str(refused.exception)
 
 
 def test_a_page_of_shipped_weights_takes_no_others(tmp_path):
@@ -258,6 +293,38 @@ def test_a_snapshot_of_an_epoch_that_is_not_run_is_refused(tmp_path):
     refused = shell("train", "zfnet-64", "--epochs", 2, "--snapshots", "0,1,7", "--out", tmp_path)
     assert refused.exit_code == 2
     assert "--snapshots of epoch 0, 7; this run has the epochs 1 to 2" in told(refused)
+
+
+def test_a_snapshot_of_an_epoch_that_a_run_has_behind_it_is_refused(tmp_path):
+    (tmp_path / "history.csv").write_text("epoch,seconds\n1,5.0\n2,5.0\n")
+    asked = ("train", "zfnet-64", "--data", "patches", "--epochs", 4, "--out", tmp_path)
+    refused = shell(*asked, "--snapshots", "1,3")
+    assert "no snapshot of epoch 1 was kept; train again in another folder" in str(refused.exception)
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_a_training_is_judged_with_its_workers(tmp_path, monkeypatch):
+    seen, real = [], evaluate.errors
+    monkeypatch.setattr(evaluate, "errors", lambda *a, **o: seen.append(o["workers"]) or real(*a, **o))
+    options = ("--data", "patches", "--shard", "0of200", "--width", 0.1, "--epochs", 1, "--workers", 3)
+    assert shell("train", "zfnet-64", *options, "--out", tmp_path).exit_code == 0
+    assert seen == [3, 3]
+    _, card = model.load(tmp_path / "zfnet-64.safetensors")
+    assert card["precision"] == precision_of("auto", "cpu")
+
+
+@pytest.mark.parametrize(("given", "told_so"), [("tpu9", "is no device"), ("cuda", "has no GPU")])
+def test_a_device_that_is_not_here_is_told(weights, monkeypatch, given, told_so):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused = shell("evaluate", weights, "--device", given)
+    assert refused.exit_code == 2
+    assert told_so in told(refused)
+
+
+def test_torchrun_gives_each_process_its_own_gpu(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(typer.BadParameter, match="takes the GPU of its own number, not cuda:1"):
+        cli._processes("cuda:1").__enter__()
 
 
 def test_a_class_that_was_not_learned_cannot_be_tested(weights, tmp_path):

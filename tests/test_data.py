@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+import os
 import re
 from dataclasses import FrozenInstanceError, replace
 
@@ -16,7 +17,9 @@ from PIL import Image
 from zfcore.data import (
     LabelledPictures,
     batches,
+    caltech,
     centre_crop,
+    cores,
     crop_flip,
     data_root,
     data_set,
@@ -332,6 +335,16 @@ def test_a_picture_of_extreme_shape_is_refused(monkeypatch):
         squares([noise(1000, 1)], card())
 
 
+def test_a_file_of_extreme_shape_is_named(monkeypatch, tmp_path):
+    file = tmp_path / "101_ObjectCategories" / "ant" / "image_0001.jpg"
+    file.parent.mkdir(parents=True)
+    Image.fromarray(noise(1000, 1)).save(file)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    for read in (lambda: squares([file], card()), lambda: caltech("caltech101", 64, tmp_path)):
+        with pytest.raises(ValueError, match=rf"{file} of 1 × 1000 px is too long and narrow"):
+            read()
+
+
 def test_the_ten_crops_are_corners_centre_and_their_mirror_images():
     pixels = torch.arange(6 * 7).reshape(1, 1, 6, 7)
     crops = ten_crops(pixels, 4)
@@ -503,6 +516,24 @@ def test_the_root_is_taken_from_the_environment(tmp_path, monkeypatch):
     assert len(tiny_imagenet("val")) == 2
 
 
+def test_the_root_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))  # Windows' name for it
+    monkeypatch.setenv("ZFCORE_DATA", "~/data")
+    assert data_root() == tmp_path / "data"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are given to processes on Linux only")
+def test_cores_are_those_that_the_process_may_use():
+    mine = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(mine)})
+        assert cores() == 1
+    finally:
+        os.sched_setaffinity(0, mine)
+    assert cores() == len(mine)
+
+
 @pytest.mark.parametrize("name", ["tiny-imagenet", "caltech101", "caltech256", "voc2007", "voc2012"])
 def test_a_data_set_is_looked_for_where_it_is_put(tmp_path, name):
     for place in reversed(DATASETS[name].folders):  # the first comes last and goes before the others
@@ -597,6 +628,14 @@ def test_the_shards_of_a_set_hold_every_picture_once():
     assert sorted(file for shard in shards for file in shard.files) == sorted(whole.files)
     with pytest.raises(ValueError, match="no shard 4 of 4; they are counted from 0 to 3"):
         whole.shard(4, 4)
+    with pytest.raises(ValueError, match="11 pictures are too few for 12 shards"):
+        whole.shard(0, 12)
+
+
+def test_pixels_move_to_a_device_once_whatever_it_is_called():
+    whole = small_set()
+    assert torch.equal(whole.on("cpu"), whole.on("cpu:0"))
+    assert len(whole._copies) == 1
 
 
 def test_the_hash_knows_pixels_labels_names_and_order():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kendalltau
 from sklearn.metrics import confusion_matrix
 from torch import nn
 
@@ -16,6 +17,7 @@ from zfcore.evaluate import (
     confusion,
     ensemble,
     errors,
+    judge,
     most_confused,
     outcomes,
     paired_difference,
@@ -286,6 +288,39 @@ def test_few_rows_agree_by_chance_however_many_pictures_they_answer():
     taus = [sum(a < b for a, b in combinations(p, 2)) * 2 - 10 for p in permutations(range(5))]
     assert found.rows == 5
     assert found.chance == pytest.approx(sum(abs(tau) >= 8 for tau in taus) / len(taus))
+
+
+@pytest.mark.parametrize(
+    ("paper", "ours"), [([10, 20, 20, 40, 50], [1, 3, 2, 5, 7]), ([1, 1, 2, 3], [5, 5, 5, 9])]
+)
+def test_chance_counts_every_pairing_where_values_are_equal(paper, ours):
+    wrong = torch.arange(10) < torch.tensor(ours)[:, None]
+    taus = [abs(kendalltau(paper, pairing).statistic) for pairing in permutations(ours)]
+    here = abs(kendalltau(paper, ours).statistic)
+    found = rank_agreement(paper, wrong, 20).chance
+    assert found == pytest.approx(np.mean([tau >= here - 1e-9 for tau in taus]))
+
+
+def test_chance_of_many_rows_is_drawn_and_the_same_every_time():
+    paper, ours = list(range(10)), torch.arange(20) < torch.tensor([2, 0, 1, 4, 3, 6, 5, 9, 7, 7])[:, None]
+    found = rank_agreement(paper, ours, 20).chance
+    assert found == rank_agreement(paper, ours, 20).chance
+    assert 0 < found < 0.005
+    unlike = torch.arange(20) < torch.tensor([2, 9, 1, 7, 3, 3, 5, 0, 6, 4])[:, None]
+    exact = kendalltau(paper, [2, 9, 1, 7, 3.01, 3, 5, 0, 6, 4]).pvalue  # the tie broken
+    assert rank_agreement(paper, unlike, 20).chance == pytest.approx(exact, abs=0.05)
+
+
+def test_networks_are_judged_on_their_own_classes_and_together():
+    data, models = pictures(), {name: network() for name in "ab"}
+    with torch.no_grad():
+        models["b"][4].weight *= -1
+    verdicts = judge({name: (model, CARD) for name, model in models.items()}, data, [1], together=True)
+    mean = ensemble(probabilities(model, data, CARD) for model in models.values())
+    assert torch.equal(verdicts["ensemble"].outcomes["one crop top1"], wrong(mean, data.labels))
+    for card in ({"classes": tuple("abcdefh")}, {"num_classes": 8}):
+        with pytest.raises(ValueError, match="mine knows other classes than these pictures"):
+            judge({"mine": (network(), CARD | card)}, data)
 
 
 def test_another_number_of_rows_is_refused():

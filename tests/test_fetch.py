@@ -45,7 +45,7 @@ from zfcore.fetch import (
     public_weights,
     weights_file,
 )
-from zfcore.model import ARCHITECTURES, build, network_of
+from zfcore.model import ARCHITECTURES, alone_in, build, network_of
 
 
 # ------------------------------------------------------------------------------ a server
@@ -395,23 +395,44 @@ def served(server, small, monkeypatch, tmp_path):
     return serve
 
 
+def visible(folder):
+    """The names in a folder, but for the lock of who works there."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
 @pytest.mark.parametrize("name", [name for name in DATASETS if name != "imagenet"])
 def test_a_data_set_is_brought_unpacked_and_whole(served, server, small, name):
     served(name)
     folder = get_data(name)
     assert folder == small / DATASETS[name].folders[0]
     assert check(name).whole
-    assert [p.name for p in small.iterdir()] == [DATASETS[name].folders[0].split("/")[0]]
+    assert visible(small) == [DATASETS[name].folders[0].split("/")[0]]
     asked = len(server.requests)
     assert get_data(name) == folder
     assert len(server.requests) == asked  # what is there is not fetched again
+
+
+def test_what_another_process_brings_is_left_to_it(served, server, small, monkeypatch):
+    served("imagenette")
+    monkeypatch.setattr("zfcore.model.PATIENCE", 0)
+    with (
+        alone_in(small / "imagenette"),
+        pytest.raises(OSError, match=r"another process works in .*imagenette"),
+    ):
+        get_data("imagenette")
+    with (
+        alone_in(weights_file("zfnet", small)),
+        pytest.raises(OSError, match=r"another process works in .*zfnet\.safetensors"),
+    ):
+        get_weights("zfnet", small)
+    assert not server.requests
 
 
 def test_two_years_of_voc_share_a_folder(served, small):
     for name in ("voc2012", "voc2007"):
         served(name)
         get_data(name)
-    assert sorted(p.name for p in (small / "VOCdevkit").iterdir()) == ["VOC2007", "VOC2012"]
+    assert visible(small / "VOCdevkit") == ["VOC2007", "VOC2012"]
 
 
 def test_an_unpacking_that_fails_leaves_nothing_half_made_and_the_archive(served, server, small, monkeypatch):
@@ -425,7 +446,7 @@ def test_an_unpacking_that_fails_leaves_nothing_half_made_and_the_archive(served
         patch.setattr(tarfile.TarFile, "extract", no_space)
         with pytest.raises(FetchError, match=r"Imagenette could not be unpacked in .*No space left"):
             get_data("imagenette")
-    assert [p.name for p in small.iterdir()] == ["imagenette2.tgz"]
+    assert visible(small) == ["imagenette2.tgz"]
     (small / ".imagenette.unpacking" / "left by a run that was killed").mkdir(parents=True)
     get_data("imagenette")
     assert check("imagenette").whole
@@ -437,7 +458,7 @@ def test_an_archive_with_another_checksum_leaves_nothing(served, server, small):
     server.files["256_ObjectCategories.tar"] += b"!"
     with pytest.raises(FetchError, match="it was removed"):
         get_data("caltech256")
-    assert list(small.iterdir()) == []
+    assert visible(small) == []
 
 
 def test_imagenet_is_asked_for_with_instructions(small):
@@ -611,7 +632,7 @@ def test_pytorchcvs_weights_come_out_of_their_archive(server, narrow, monkeypatc
     server.files[archive] = zipped(archive.removesuffix(".zip"), blob)
     path = get_weights("zfnet", tmp_path)
     assert path == weights_file("zfnet", tmp_path)
-    assert sorted(p.name for p in path.parent.iterdir()) == ["zfnet.json", "zfnet.safetensors"]
+    assert visible(path.parent) == ["zfnet.json", "zfnet.safetensors"]
     again, card = public("zfnet", tmp_path)
     assert card["architecture"] == "zfnet-public"
     assert (card["resize"], card["input_size"], card["num_classes"], len(card["labels"])) == (
@@ -641,7 +662,7 @@ def test_a_damaged_archive_of_weights_is_told_and_removed(server, narrow, monkey
     }[damage]
     with pytest.raises(FetchError, match="it was removed"):
         get_weights("zfnet", tmp_path)
-    assert list((tmp_path / "weights").iterdir()) == []
+    assert visible(tmp_path / "weights") == []
 
 
 @pytest.mark.parametrize(

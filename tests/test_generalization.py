@@ -13,7 +13,7 @@ from zfcore import generalization
 from zfcore.cli import app
 from zfcore.data import VOC_CLASSES, caltech, patches, voc
 from zfcore.generalization import LAYERS, Transfer, reproduce, rows_of, strongest_maps
-from zfcore.ledger import read
+from zfcore.ledger import LedgerError, provenance, read, record
 from zfcore.model import build, initialize_, load, save
 from zfcore.train import Run
 from zfcore.transfer import Head, Span, extract_features
@@ -226,7 +226,9 @@ def test_a_network_from_scratch_is_the_one_that_its_sources_card_describes(trans
         (network.architecture, {key: card[key] for key in options if key in card})
         for network, card in trained
     ]
-    mine = build("zfnet-64", 10, width=0.1).architecture, {"width": 0.1}
+    # The contrast norm's α is the recipe's, whose inputs it has to fit.
+    mine = build("zfnet-64", 10, width=0.1).architecture, {"width": 0.1, "alpha": 1e-2}
+    options["alpha"] = transfer.recipe.alpha
     theirs = build("alexnet-64", 10, **options).architecture, options
     assert [described.count(each) for each in (mine, theirs)] == [2, 2]
 
@@ -284,6 +286,37 @@ def test_dropped_duplicates_want_a_ledger_of_duplicates(transfer):
     dropped = Transfer("caltech101", transfer.weights, "dropped", results=transfer.results)
     with pytest.raises(FileNotFoundError, match="zfcore duplicates tiny-imagenet caltech101 --record"):
         _ = dropped.left_out
+
+
+def test_duplicates_that_are_not_among_the_pictures_are_told(transfer):
+    pairs = [["mine.png", transfer.pictures.files[3], 0.99]]
+    entry = {"row": "a", "seed": None, "values": {"pairs": pairs}, "n": 9, "data": "patches"}
+    entry |= {
+        "data_sha256": None,
+        "config": {},
+        "weights_sha256": None,
+        **provenance(command="zfcore duplicates"),
+    }
+    record("duplicates", entry, transfer.results)
+    dropped = replace(transfer, duplicates="dropped")
+    dropped.__dict__["pictures"] = transfer.pictures
+    assert dropped.left_out.nonzero().flatten().tolist() == [3]
+    entry["values"]["pairs"].append(["mine.png", "elsewhere/7.png", 0.98])
+    record("duplicates", entry, transfer.results)
+    dropped = replace(dropped)
+    dropped.__dict__["pictures"] = transfer.pictures
+    with pytest.raises(ValueError, match=r"names 1 pictures that patches has not \(elsewhere/7\.png, "):
+        _ = dropped.left_out
+
+
+def test_an_entry_that_may_not_be_written_is_not_worked_for(transfer, monkeypatch):
+    reproduce("table6", transfer, ["softmax(7)"], (0,), lambda line: None)
+    [entry] = read("table6", transfer.results)["entries"]
+    monkeypatch.setattr("zfcore.ledger.ships", lambda sha256: sha256 == "1" * 64)
+    record("table6", entry | {"weights_sha256": "1" * 64}, transfer.results)
+    monkeypatch.setattr(generalization, "fit_softmax", lambda *_, **__: pytest.fail("it was fitted"))
+    with pytest.raises(LedgerError, match="is of the weights that ship with zfcore"):
+        reproduce("table6", transfer, ["softmax(7)"], (0,), lambda line: None)
 
 
 # ------------------------------------------------------------------------------ what is told

@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -251,3 +252,9 @@ def test_the_readme_gives_the_numbers_of_card_and_ledger(pytestconfig):
     means = [statistics.fmean(accuracies(entries, row, **cells).values()) for row in rows]
     words = "{:.1f} % on layer 7, {:.1f} % on layer 5; untrained {:.1f} % and {:.1f} %".format(*means)
     assert words in readme
+
+
+def test_outside_a_checkout_the_ledger_lies_in_the_working_directory(tmp_path):
+    (tmp_path / "checkout" / "book").mkdir(parents=True)
+    assert zfcore.ledger._results(tmp_path / "checkout" / "zfcore") == tmp_path / "checkout/book/results"
+    assert zfcore.ledger._results(tmp_path / "site-packages" / "zfcore") == Path("results")

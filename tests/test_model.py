@@ -509,6 +509,13 @@ def test_what_was_loaded_can_be_saved_again_to_the_same_bytes(stored, tmp_path):
     assert (tmp_path / "copy.json").read_bytes() == path.with_suffix(".json").read_bytes()
 
 
+def test_a_name_with_a_point_stays_whole(stored, tmp_path):
+    network, card = load(stored[0])
+    save(tmp_path / "zfnet-0.5", network, card["mean"], card)
+    assert {path.name for path in tmp_path.iterdir()} >= {"zfnet-0.5.safetensors", "zfnet-0.5.json"}
+    assert load(tmp_path / "zfnet-0.5.safetensors")[1]["sha256"] == card["sha256"]
+
+
 def test_unknown_weights_list_what_ships():
     with pytest.raises(FileNotFoundError, match=r"no weights 'resnet'.*shipped with zfcore: "):
         load("resnet")

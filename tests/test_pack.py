@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import zfcore.pack
 from zfcore.cli import app
 from zfcore.data import PackedPictures, batches, data_set, squares
+from zfcore.model import alone_in
 from zfcore.pack import PackError, pack
 
 SIDE = 16
@@ -63,6 +64,14 @@ def test_a_pack_has_every_picture_with_its_label(source, packed):
     assert packed.classes == packed.names == CLASSES
     assert packed.labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5
     assert (len(packed), packed.side, len(packed.shards)) == (15, SIDE, 4)
+
+
+def test_a_class_of_imagenet_has_its_word_and_another_its_folders_name(source, tmp_path):
+    for folder, name in (("n01", "n02124075"), ("n02", "my cats")):
+        shutil.copytree(source / "val" / folder, tmp_path / "val" / name)
+    packed = packing(tmp_path, tmp_path / "out", "val")
+    assert packed.classes == ("my cats", "n02124075")
+    assert packed.names == ("my cats", "Egyptian cat")
 
 
 def test_the_pictures_are_the_squares_of_the_preprocessing_up_to_jpeg(source, packed):
@@ -315,3 +324,10 @@ def test_the_shell_packs_and_the_set_is_had_by_its_name(source, tmp_path, monkey
     refused = CliRunner().invoke(app, ["data", "pack", "voc2012"])
     assert refused.exit_code == 2
     assert "accepted: imagenet, imagenette" in refused.output
+
+
+def test_a_folder_into_which_another_process_packs_is_left_to_it(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("zfcore.model.PATIENCE", 0)
+    with alone_in(tmp_path), pytest.raises(OSError, match="another process works in"):
+        packing(source, tmp_path)
+    assert len(packing(source, tmp_path)) == 15

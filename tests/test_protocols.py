@@ -115,6 +115,18 @@ def test_the_evaluation_server_gets_a_line_for_every_picture(tmp_path):
     assert all(0 <= float(score) <= 1 for score in scores)
 
 
+def test_the_evaluation_server_gets_the_ranking_that_the_scores_have(tmp_path):
+    scores = torch.tensor([1e-8, 3e-8, 0.9999999, 1.0])[:, None].expand(4, 20)
+    path, *_ = write_submission(tmp_path, "abcd", scores, "test")
+    told = [float(line.split()[1]) for line in path.read_text().splitlines()]
+    assert torch.equal(torch.tensor(told), scores[:, 0])
+
+
+def test_a_class_that_is_too_small_is_told_by_its_name():
+    with pytest.raises(ValueError, match="class wombat has 30 pictures"):
+        draw_split(torch.ones(30, dtype=torch.int64), 0, names=("ant", "wombat"))
+
+
 def test_few_shot_curves_rise():
     labels = torch.arange(3).repeat_interleave(40)
     x = torch.randn(120, 10, generator=torch.Generator().manual_seed(0)) + 1.5 * torch.eye(10)[labels]

@@ -138,6 +138,20 @@ def test_a_row_is_trained_judged_and_recorded(tmp_path, sets):
     assert entry["values"]["train top1"] == percent(wrong(ranked, sets["train"].labels))
 
 
+def test_a_row_of_other_pictures_is_made_again(tmp_path):
+    shared, results = experiment(tmp_path), tmp_path / "results"
+    reproduce("table2", shared, ["zfnet"], say=lambda line: None)
+    [entry] = read("table2", results)["entries"]
+    record("table2", entry | {"data_sha256": "0" * 64}, results)
+    assert overview("table2", shared, ["zfnet"])[0][2].startswith("top-1 error")
+    reproduce("table2", shared, ["zfnet"], say=lambda line: None)
+    [again] = read("table2", results)["entries"]
+    assert again["data_sha256"] == entry["data_sha256"]
+    record("table2", entry | {"data_sha256": "0" * 64}, results)
+    reproduce("table1", shared, ["zfnet"], say=lambda line: None)
+    assert read("table1", results)["entries"][0]["data_sha256"] == entry["data_sha256"]
+
+
 def test_the_command_of_an_entry_makes_it_again(tmp_path):
     options = {"epochs": 2, "shard": "1of2", "low_precision": True}
     reproduce("table2", experiment(tmp_path, **options), ["alexnet-no67"], (2,), say=lambda line: None)
@@ -342,6 +356,62 @@ def test_fig4_leaves_its_snapshots_and_an_entry(tmp_path, trainings):
     assert (tmp_path / "results" / "fig4.npz").stat().st_size < 2e6
     reproduce("fig4", experiment(tmp_path, epochs=2), say=lambda line: None)
     assert len(trainings) == 1
+
+
+def test_the_card_of_two_layers_names_the_whole_network(tmp_path):
+    reproduce("fig5", experiment(tmp_path), ["fig5-7x7-1"], say=lambda line: None)
+    [entry] = read("fig5", tmp_path / "results")["entries"]
+    _, card = first_layers("fig5-7x7-1", tmp_path / "results")
+    assert (card["whole_sha256"], card["command"]) == (entry["weights_sha256"], entry["command"])
+    assert card["error"]["one crop"]["top5"] == entry["values"]["one crop top5"]
+    [path] = (tmp_path / "runs").rglob("weights.safetensors")
+    assert load(path)[1]["command"] == entry["command"]
+
+
+def test_layers_of_a_network_without_an_entry_are_refused(tmp_path):
+    reproduce("fig5", experiment(tmp_path), ["fig5-7x7-1"], say=lambda line: None)
+    [entry] = read("fig5", tmp_path / "results")["entries"]
+    record("fig5", entry | {"weights_sha256": "0" * 64}, tmp_path / "results")
+    with pytest.raises(ValueError, match=r"of a network that the ledger of Fig\. 5 has no entry"):
+        first_layers("fig5-7x7-1", tmp_path / "results")
+
+
+@pytest.mark.parametrize(
+    ("target", "row", "file"), [("fig4", "zfnet", "fig4.npz"), ("fig5", "free", "fig5/free.safetensors")]
+)
+def test_a_figures_file_stays_that_of_its_entry(tmp_path, trainings, target, row, file):
+    reproduce(target, experiment(tmp_path), [row], say=lambda line: None)
+    kept = (tmp_path / "results" / file).read_bytes()
+    for other, seed in ((experiment(tmp_path, epochs=2), 0), (experiment(tmp_path), 1)):
+        with pytest.raises(ValueError, match=r"belongs to another entry.*--results"):
+            reproduce(target, other, [row], (seed,), say=lambda line: None)
+    assert len(trainings) == 1
+    assert (tmp_path / "results" / file).read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    ("target", "row", "file"), [("fig4", "zfnet", "fig4.npz"), ("fig5", "free", "fig5/free.safetensors")]
+)
+def test_a_figures_file_that_is_gone_is_made_again(tmp_path, trainings, target, row, file):
+    reproduce(target, experiment(tmp_path), [row], say=lambda line: None)
+    kept = (tmp_path / "results" / file).read_bytes()
+    (tmp_path / "results" / file).unlink()
+    shutil.rmtree(tmp_path / "runs")
+    reproduce(target, experiment(tmp_path), [row], say=lambda line: None)
+    assert len(trainings) == 2
+    assert (tmp_path / "results" / file).read_bytes() == kept
+    assert len(read(target, tmp_path / "results")["entries"]) == 1
+
+
+@pytest.mark.parametrize("target", ["fig4", "fig5"])
+def test_an_entry_that_cannot_be_written_leaves_no_file(tmp_path, monkeypatch, target):
+    def full(*arguments):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(zfcore.reproduce, "record", full)
+    with pytest.raises(OSError, match="no space left"):
+        reproduce(target, experiment(tmp_path), ["zfnet" if target == "fig4" else "free"], say=lambda _: None)
+    assert not (tmp_path / "results").exists()
 
 
 # ------------------------------------------------------------------------------ the shell

@@ -25,7 +25,7 @@ from torch import nn
 
 from zfcore import train as room
 from zfcore.data import LabelledPictures, batches, patches
-from zfcore.model import ContrastNorm
+from zfcore.model import ContrastNorm, alone_in
 from zfcore.pack import pack
 from zfcore.train import (
     BRIEF,
@@ -36,6 +36,7 @@ from zfcore.train import (
     DivergedError,
     augment,
     learning_rate,
+    precision_of,
     train,
 )
 
@@ -179,6 +180,16 @@ def test_biases_do_not_decay():
 def test_pictures_smaller_than_the_crop_are_refused():
     with pytest.raises(ValueError, match="the pictures are 12 px but the network wants 13 px"):
         run(input_size=13)
+
+
+@pytest.mark.parametrize(
+    ("classes", "fault"),
+    [(("a", "b", "d"), "only one of them has c, d"), (("b", "a", "c"), "their order differs")],
+)
+def test_validation_pictures_of_other_classes_are_refused(classes, fault):
+    other = replace(pictures(9, seed=1), classes=classes)
+    with pytest.raises(ValueError, match=f"validation pictures have other classes: {fault}"):
+        train(network(), pictures(), other, RECIPE, input_size=8, epochs=1, progress=False)
 
 
 # ------------------------------------------------------------------------------ the running mean
@@ -427,6 +438,28 @@ def test_the_plateau_rate_falls_tenfold_after_patience_epochs_without_a_better_e
     assert learning_rate(recipe, 10**6, 10**7, history) == pytest.approx(1e-2 * 0.1**drops)
 
 
+@pytest.mark.parametrize(
+    ("errors", "drops"),
+    [
+        ([60, 60.5, 61], 1),  # it began with weights that knew much already
+        ([40, 39.8, 39.9, 40], 1),  # an easy set
+        ([89.5, 90, 89.2, 90], 0),  # by a point it is not better than guessing
+        ([89.5, 88.8, 89, 89], 0),  # nor, by a point, than it was
+    ],
+)
+def test_a_network_that_begins_below_chance_has_its_plateaus_counted_at_once(errors, drops):
+    recipe = replace(PAPER, patience=2)
+    history = [{"top1": error} for error in errors]
+    assert learning_rate(recipe, 10**6, 10**7, history, chance=90) == pytest.approx(1e-2 * 0.1**drops)
+
+
+def test_a_warm_start_meets_its_plateau():
+    # Next to nothing changes at such a rate, so that every epoch after the first brings no better error.
+    recipe = replace(KEEP, schedule="plateau", patience=2, rate=1e-12, average=None)
+    learned = run(replace(RECIPE, average=None), epochs=30).model
+    assert run(recipe, model=learned, epochs=4).history[-1]["rate"] == pytest.approx(1e-13, abs=0)
+
+
 def test_an_unknown_schedule_is_refused():
     with pytest.raises(ValueError, match="unknown schedule 'steps'; known: cosine, plateau"):
         run(replace(RECIPE, schedule="steps"))
@@ -661,7 +694,7 @@ def test_a_foreign_file_is_refused_by_name(checkpoint, metadata):
         ({"seed": 1}, "seed"),
         ({"epochs": 2}, "epochs"),
         ({"recipe": replace(RECIPE, rate=0.1)}, "recipe"),
-        ({"precision": "float32"}, "precision"),
+        ({"precision": "float32" if precision_of("auto", "cpu") == "bf16" else "bf16"}, "precision"),
         ({"input_size": 9, "model": nn.Sequential(nn.Flatten(), nn.Linear(243, 3))}, "size, network"),
     ],
 )
@@ -679,14 +712,51 @@ def test_a_checkpoint_of_other_pictures_is_refused(checkpoint):
         train(network(), pictures(), pictures(9, seed=2), RECIPE, **options)
 
 
-def test_a_checkpoint_from_before_they_told_their_validation_pictures_goes_on(checkpoint):
+def with_settings(checkpoint, change):
+    """The same checkpoint with its settings changed in place, and its tensors."""
     with safe_open(checkpoint, "pt") as file:
         state = progress(checkpoint)
-        del state["settings"]["validation"]
+        change(state["settings"])
         metadata = file.metadata() | {"state": json.dumps(state)}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     checkpoint.write_bytes(safetensors.torch.save(tensors, metadata))
+    return tensors
+
+
+def test_a_checkpoint_from_before_they_told_their_validation_pictures_goes_on(checkpoint):
+    with_settings(checkpoint, lambda settings: settings.pop("validation"))
     assert len(run(epochs=1, folder=checkpoint.parent).history) == 1
+
+
+def test_a_checkpoint_from_before_they_told_their_precision_goes_on(checkpoint):
+    assert progress(checkpoint)["settings"]["precision"] == precision_of("auto", "cpu")
+    with_settings(checkpoint, lambda settings: settings.update(precision="auto"))
+    assert len(run(epochs=1, folder=checkpoint.parent, precision="float32").history) == 1
+
+
+def test_a_running_mean_that_is_not_kept_is_not_in_the_checkpoint(tmp_path, at_step):
+    recipe = replace(RECIPE, average=None)
+    expected = run(recipe)
+    at_step(6, kill)
+    with pytest.raises(Killed):
+        run(recipe, folder=tmp_path, checkpoint_seconds=0)
+    at_step(-1, kill)
+    tensors = with_settings(tmp_path / "checkpoint.safetensors", lambda settings: None)
+    assert not any(name.startswith("average/") for name in tensors)
+    # Those from before held it all the same.
+    weights = {name: t for name, t in tensors.items() if name.startswith("weight/")}
+    stale = {name.replace("weight/", "average/"): torch.zeros_like(t) for name, t in weights.items()}
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    metadata = {"state": json.dumps(progress(checkpoint))}
+    checkpoint.write_bytes(safetensors.torch.save(tensors | stale, metadata))
+    assert_same(run(recipe, folder=tmp_path), expected)
+
+
+def test_a_folder_in_which_another_process_trains_is_left_to_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("zfcore.model.PATIENCE", 0)
+    with alone_in(tmp_path / "run"), pytest.raises(OSError, match="another process works in"):
+        run(epochs=1, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def strided(network):
@@ -744,6 +814,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path):
         DivergedError, match=r"by step 4, at a rate of .*there is no checkpoint yet; try a lower rate"
     ):
         run(wild, folder=tmp_path)
+
+
+def test_a_divergence_is_placed_between_two_looks(at_step, monkeypatch):
+    model = network()
+
+    def spoil():
+        with torch.no_grad():
+            model[0].weight.fill_(math.nan)
+
+    at_step(63, spoil)
+    few = replace(RECIPE, batch_size=1, epochs=10)
+    with pytest.raises(DivergedError, match=r"not finite by step 66, at a rate of .*, and was by step 50; "):
+        run(few, model=model)
 
 
 def test_the_checkpoint_before_a_divergence_is_a_good_one(tmp_path, at_step, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 from torch import nn
@@ -176,6 +177,23 @@ def test_a_head_is_the_one_scikit_learn_finds(kind, strength, shape):
     if kind == "softmax":  # a constant added to all classes changes no probability
         mine, theirs = (scores - scores.mean(1, keepdims=True) for scores in (mine, theirs))
     np.testing.assert_allclose(mine, theirs, atol=2e-3 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("strength", [1e-1, 1e-2])
+@pytest.mark.parametrize("shape", [(150, 20), (60, 300)])
+def test_a_machine_in_single_precision_is_near_the_one_in_double(strength, shape):
+    x, y = blobs(*shape)
+    single, double = (fit_svm(z, y, strengths=[strength]).decision(z) for z in (x.astype(np.float32), x))
+    np.testing.assert_allclose(single, double, atol=4e-3 * np.abs(double).max())
+
+
+def test_a_head_that_does_not_converge_says_so(monkeypatch):
+    def short(*arguments, options, **others):
+        return minimize(*arguments, options=options | {"maxiter": 2}, **others)
+
+    monkeypatch.setattr(transfer, "minimize", short)
+    with pytest.warns(UserWarning, match="a head of strength 0.001 has not converged"):
+        fit_softmax(*blobs(), strengths=[1e-3])
 
 
 @pytest.mark.parametrize("kind", HEADS)

@@ -34,7 +34,12 @@ app = typer.Typer(
 
 @app.callback()
 def zfcore() -> None:
-    """Visualizing and Understanding Convolutional Networks (Zeiler & Fergus 2013), executable."""
+    """Visualizing and Understanding Convolutional Networks (Zeiler & Fergus 2013), executable.
+
+    `zfcore COMMAND --help` explains a command and shows an example.
+
+    Example, which needs nothing but a photograph: `zfcore occlude cat.jpg --out occlusion`
+    """
 
 
 def _number_or_none(text: str) -> float | str:
@@ -63,6 +68,10 @@ def _or_none(why: str) -> typer.models.OptionInfo:
 DeviceOption = Annotated[
     str | None,
     typer.Option(help="cuda, cuda:1, cpu. Default: cuda if there is one, else cpu (mps has no float64)."),
+]
+ResultsOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the ledger. Default: book/results, outside a checkout ./results."),
 ]
 
 
@@ -176,7 +185,7 @@ def train(
     record: Annotated[
         str | None, typer.Option(help="Write the errors and the history into this ledger.")
     ] = None,
-    results: Annotated[Path | None, typer.Option(help="Folder of the ledger; default: book/results.")] = None,
+    results: ResultsOption = None,
     checkpoint_seconds: Annotated[
         float, typer.Option(help="A killed run loses so much at most.", min=0)
     ] = 300,
@@ -194,10 +203,10 @@ def train(
 
     from zfcore import ledger
     from zfcore import model as models
-    from zfcore.data import data_set
+    from zfcore.data import cores, data_set
     from zfcore.evaluate import errors
     from zfcore.fetch import DATASETS
-    from zfcore.train import RECIPES, Recipe, Run
+    from zfcore.train import RECIPES, Recipe, Run, precision_of
     from zfcore.train import train as run_training
 
     if recipe not in RECIPES:
@@ -224,11 +233,17 @@ def train(
             f"--snapshots of epoch {', '.join(map(str, strange))}; this run has the epochs 1 to {how.epochs}"
         )
 
+    device = _device(device)
     begun, origin = models.load(start) if start else (None, {})
+    pictures, validation = (
+        data_set(data, "train", "{}of{}".format(*shard) if shard else None),
+        data_set(data, "val"),
+    )
     card = {
         "architecture": architecture,
         "width": width,
         "data": Path(data).name,
+        "data_sha256": pictures.sha256,
         "shard": "{}of{}".format(*shard) if shard else None,
         "start": f"{Path(start).stem}, sha256 {origin['sha256']}" if start else None,
         "recipe": how.name,
@@ -236,24 +251,19 @@ def train(
         "scale": how.scale,
         "seed": seed,
         "epochs": how.epochs,
-        "precision": precision,
+        "precision": precision_of(precision, device),
     }
 
     weights, folder = out / f"{architecture}.safetensors", results or ledger.RESULTS
     if weights.with_suffix(".json").exists():
         there = _complete_card(weights, card)
-        lost = [n for n in sorted(snapshots or ()) if not (out / f"epoch-{n:02d}.safetensors").exists()]
-        if lost:
-            raise ValueError(
-                f"no snapshot of epoch {', '.join(map(str, lost))} was kept; train again in another folder"
-            )
+        _insist_on_snapshots(out, snapshots or set())
         if record:
             entries = ledger.find(record, folder, settings=there["settings"])
             if there["sha256"] not in [entry["weights_sha256"] for entry in entries]:
-                ledger.record(record, _entry_of_training(weights, data_set(data, "val")), folder)
+                ledger.record(record, _entry_of_training(weights, validation), folder)
         return
-
-    pictures, validation = data_set(data, "train", card["shard"]), data_set(data, "val")
+    _insist_on_snapshots(out, snapshots or set())
     alpha = origin.get("alpha") if start else how.alpha
     network = models.build(architecture, len(pictures.classes), width=width, alpha=alpha)
     if start:
@@ -261,10 +271,9 @@ def train(
             network.load_state_dict(begun.state_dict())
         except RuntimeError as error:
             raise ValueError(f"{start} does not fit {architecture} of width {width:g}: {error}") from error
-    device = _device(device)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if workers is None:
-        workers = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        workers = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     card |= {
         "num_classes": len(pictures.classes),
         "alpha": network.architecture.alpha,
@@ -273,7 +282,6 @@ def train(
         "classes": pictures.classes,
         "labels": pictures.names,
         "pictures": len(pictures),
-        "data_sha256": pictures.sha256,
         "terms": DATASETS[data].terms if data in DATASETS else None,
         "command": _command(),
         "made_on": f"{processes} × {device}, torch {torch.__version__}",
@@ -296,7 +304,7 @@ def train(
             input_size=card["input_size"],
             seed=seed,
             device=here,
-            precision=precision,
+            precision=card["precision"],
             compile=compile,
             workers=workers,
             folder=out,
@@ -307,7 +315,7 @@ def train(
         network.half().float()  # the weights are stored in half precision, so it is these that are judged
         judged = (network, validation, card | {"mean": run.mean})
         card["error"] = {
-            words: errors(*judged, crops=crops, device=here, progress=True)
+            words: errors(*judged, crops=crops, device=here, workers=workers, progress=True)
             for words, crops in (("one crop", 1), ("ten crops", 10))
         }
         models.save(weights, network, run.mean, card)
@@ -345,7 +353,9 @@ def _entry_of_training(weights: Path, validation: Pictures) -> dict[str, Any]:
         "n": len(validation),
         "data": card["data"],
         "data_sha256": validation.sha256,
-        "config": {key: card[key] for key in ("settings", "epochs", "width", "shard", "start")},
+        "config": {
+            key: card.get(key) for key in ("settings", "epochs", "width", "shard", "start", "precision")
+        },
         "weights_sha256": card["sha256"],
         "code": card.get("code", "unknown"),  # of a card from before cards told it
         "torch": card["made_on"].rpartition("torch ")[2],
@@ -356,10 +366,24 @@ def _entry_of_training(weights: Path, validation: Pictures) -> dict[str, Any]:
     }
 
 
+def _insist_on_snapshots(out: Path, wanted: Collection[int]) -> None:
+    """Refuse snapshots of epochs that the run in ``out`` has behind it, and of which none was kept."""
+    history = out / "history.csv"
+    done = len(history.read_text(encoding="utf-8").splitlines()) - 1 if history.exists() else 0  # and a head
+    lost = [n for n in sorted(wanted) if n <= done and not (out / f"epoch-{n:02d}.safetensors").exists()]
+    if lost:
+        raise ValueError(
+            f"no snapshot of epoch {', '.join(map(str, lost))} was kept; train again in another folder"
+        )
+
+
 def _complete_card(weights: Path, card: dict[str, Any]) -> dict[str, Any]:
     """The card of ``weights`` that are there already, which is told; refused if it is not as ``card``."""
-    there = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
-    differing = ", ".join(key for key, value in card.items() if there.get(key) != value)
+    from zfcore.model import load
+
+    _, there = load(weights)
+    told = there if there.get("precision", "auto") != "auto" else there | {"precision": card["precision"]}
+    differing = ", ".join(key for key, value in card.items() if told.get(key) != value)
     if differing:
         raise ValueError(f"{weights} is of another run (it differs in {differing}); give another folder")
     error = there["error"]["one crop"]["top1"]
@@ -388,7 +412,15 @@ def _device(given: str | None) -> str:
     """The device that was asked for, or the fastest that is here."""
     import torch
 
-    return given or ("cuda" if torch.cuda.is_available() else "cpu")
+    if given is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(given)
+    except RuntimeError as error:
+        raise typer.BadParameter(f"{given!r} is no device; known: cuda, cuda:1, cpu, …") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter(f"there is no {given}: this machine has no GPU that PyTorch can use")
+    return given
 
 
 @contextmanager
@@ -400,6 +432,8 @@ def _processes(device: str) -> Iterator[tuple[int, str]]:
     import torch
     import torch.distributed as dist
 
+    if device.startswith("cuda:"):
+        raise typer.BadParameter(f"under torchrun each process takes the GPU of its own number, not {device}")
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     cuda = device.startswith("cuda")
@@ -414,7 +448,7 @@ def _processes(device: str) -> Iterator[tuple[int, str]]:
 def book(
     scale: Annotated[str, typer.Option(help="Size of the evidence: embedded, tiny, imagenet.")] = "embedded",
     device: Annotated[str, typer.Option(help="Where the networks run: cpu, cuda, cuda:1, mps.")] = "cpu",
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="Whatever the chapters draw at random follows from it.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for the chapters' figures and numbers.")] = None,
     parameter: Annotated[
         list[str] | None,
@@ -515,7 +549,10 @@ def _network(spec: str, weights: Path | None) -> tuple[nn.Module, dict | None]:
             state = safetensors.torch.load_file(weights)
         else:
             state = torch.load(weights, map_location="cpu", weights_only=True)
-        model.load_state_dict(state)
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"{weights} does not fit {spec}: {error}") from error
     return model.eval(), None
 
 
@@ -538,7 +575,7 @@ def evaluate(
         Path | None, typer.Option(help="CSV file for the counts of the last one: true class × taken class.")
     ] = None,
     record: Annotated[str | None, typer.Option(help="Write the errors into this ledger.")] = None,
-    results: Annotated[Path | None, typer.Option(help="Folder of the ledger; default: book/results.")] = None,
+    results: ResultsOption = None,
     device: DeviceOption = None,
     workers: Annotated[int, typer.Option(help="Processes that decode packed pictures.", min=0)] = 0,
     low_precision: Annotated[bool, typer.Option("--low-precision", help="Run in bfloat16.")] = False,
@@ -567,7 +604,7 @@ def evaluate(
         )
     pictures = data_set(data, split, *shards)
     options = {"device": device, "workers": workers, "low_precision": low_precision, "progress": True}
-    wanted = [crops] if crops else [1, 10]
+    wanted = [1, 10] if crops is None else [crops]
     verdicts = judging.judge(networks, pictures, wanted, ensemble, **options)
     first = next(iter(verdicts.values()))
     typer.echo(f"{len(pictures):,} {split} pictures of {data}")
@@ -717,7 +754,7 @@ def sensitivity(
     draws: Annotated[int, typer.Option(help="correspondence: drawings of random places.", min=2)] = 50,
     seed: Annotated[int, typer.Option(help="Of places, resamplings, and of the untrained network.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
-    results: Annotated[Path | None, typer.Option(help="Folder of the ledger; default: book/results.")] = None,
+    results: ResultsOption = None,
 ) -> None:
     """Test the claims of §4.2 over many pictures, and write what comes out into the ledger.
 
@@ -1003,7 +1040,7 @@ def measure(
     classes: Annotated[int, typer.Option(help="maximization: how many are climbed to.", min=2)] = 100,
     seed: Annotated[int, typer.Option(help="Of pictures, places, noise, and the untrained network.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
-    results: Annotated[Path | None, typer.Option(help="Folder of the ledger; default: book/results.")] = None,
+    results: ResultsOption = None,
 ) -> None:
     """Measure what is claimed of Fig. 2, invariance or activation maximisation, for the ledger.
 
@@ -1042,7 +1079,7 @@ def claims(
         str | None, typer.Option(help="Only those whose verdict begins so: reproduced, contradicted, not …")
     ] = None,
     section: Annotated[str | None, typer.Option(help="Only those of this section: §4.2, arXiv.")] = None,
-    results: Annotated[Path | None, typer.Option(help="Folder of the ledger; default: book/results.")] = None,
+    results: ResultsOption = None,
 ) -> None:
     """List the paper's claims with the verdict of the ledger on each, in a checkout of the book.
 
@@ -1081,7 +1118,11 @@ IDLE = {
     "fig2": ("pictures", "classes"),
     "invariance": ("classes",),
     "maximization": ("data", "pictures"),
-    "table5": ("seeds",),
+    "table5": ("seeds", "recipe", "epochs"),
+    "table6": ("recipe", "epochs"),
+    "fig7": ("recipe", "epochs"),
+    "fig4": ("recipe",),  # its rows have their own
+    "fig5": ("recipe",),
 }
 
 
@@ -1122,16 +1163,21 @@ def reproduce(
     width: Annotated[
         float, typer.Option(help="Multiplies maps and hidden units; 2 gives the -64 family the paper's.")
     ] = 1.0,
-    epochs: Annotated[int | None, typer.Option(help="Default: the recipe's.", min=1)] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Default: the recipe's; of transfer 100, from scratch.", min=1)
+    ] = None,
     recipe: Annotated[
         str,
-        typer.Option(help="`small` (unit inputs, He, cosine), `brief` (smaller batches) or `paper` (§3)."),
+        typer.Option(
+            help="`small` (unit inputs, He, cosine), `brief` (smaller batches) or `paper` (§3). Figs. 4, 5 "
+            "have their own; of transfer only the row `scratch` is trained."
+        ),
     ] = "small",
     device: DeviceOption = None,
     workers: Annotated[int, typer.Option(help="Processes that decode packed pictures.", min=0)] = 0,
     low_precision: Annotated[bool, typer.Option("--low-precision", help="Judge in bfloat16.")] = False,
     out: Annotated[Path, typer.Option(help="Folder of the trainings, which go on there.")] = Path("runs"),
-    results: Annotated[Path | None, typer.Option(help="Folder of the ledger; default: book/results.")] = None,
+    results: ResultsOption = None,
     overview: Annotated[bool, typer.Option("--list", help="Only say what is done and what remains.")] = False,
     weights: Annotated[
         str, typer.Option(help="Of transfer: the pretrained network, a name or a .safetensors file.")
@@ -1160,11 +1206,14 @@ def reproduce(
         raise typer.BadParameter(f"unknown recipe {recipe!r}; known: {', '.join(RECIPES)}")
     device = _device(device)
     try:
-        numbers = [int(seed) for seed in seeds.split(",")] if seeds else None
+        numbers = sorted({int(seed) for seed in seeds.split(",")}) if seeds else None
     except ValueError:
         raise typer.BadParameter(f"{seeds!r} is not a list of seeds like 0,1,2") from None
     of_transfer = target in generalization.TARGETS
-    _refuse(context, target, (*(OF_TRAININGS if of_transfer else OF_TRANSFER), *IDLE.get(target, ())))
+    idle = (*(OF_TRAININGS if of_transfer else OF_TRANSFER), *IDLE.get(target, ()))
+    _refuse(context, target, idle)
+    if of_transfer and row and "scratch" not in row:
+        _refuse(context, f"{target} without its row scratch", (*idle, "recipe", "epochs"))
     if of_transfer:
         kept = "dropped" if drop_duplicates else "kept"
         transferred = generalization.Transfer(
@@ -1283,7 +1332,7 @@ def duplicates(
     record: Annotated[
         bool, typer.Option("--record", help="Write them into the ledger `duplicates`.")
     ] = False,
-    results: Annotated[Path | None, typer.Option(help="Folder of the ledger; default: book/results.")] = None,
+    results: ResultsOption = None,
 ) -> None:
     """Find the pictures that two sets share, mirrored or slightly cropped perhaps (§5.2).
 
@@ -1348,8 +1397,15 @@ def _files_of(given: str) -> tuple[Path, list[Path]]:
     return folder, files
 
 
-data_app = typer.Typer(no_args_is_help=True, help="Data sets: bring them here, look whether they are whole.")
-weights_app = typer.Typer(no_args_is_help=True, help="Public ImageNet weights: list them, bring them here.")
+data_app = typer.Typer(
+    no_args_is_help=True,
+    help="Data sets: bring them here, look whether they are whole, pack what is too large for memory.\n\n"
+    "Example: `zfcore data get tiny-imagenet`, then `zfcore data check tiny-imagenet`",
+)
+weights_app = typer.Typer(
+    no_args_is_help=True,
+    help="Public ImageNet weights: list them, bring them here.\n\nExample: `zfcore weights get zfnet`",
+)
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 DataName = Annotated[
@@ -1457,5 +1513,8 @@ def main() -> None:
     """Entry point of the ``zfcore`` command: what was given wrongly is told in a line, not a traceback."""
     try:
         app()
-    except (ValueError, OSError, RuntimeError) as error:
+    except Exception as error:
+        known = isinstance(error, ValueError | OSError) or type(error).__module__.startswith("zfcore.")
+        if not known:  # a bug, whose traceback is wanted
+            raise
         raise SystemExit(f"zfcore: {error}") from error

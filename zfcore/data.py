@@ -78,6 +78,8 @@ class Pictures:
         """Shard ``k`` of ``n``: pictures k, k + n, k + 2n, …; as even in its classes as the whole."""
         if not 0 <= k < n:
             raise ValueError(f"there is no shard {k} of {n}; they are counted from 0 to {n - 1}")
+        if n > len(self):
+            raise ValueError(f"{len(self):,} pictures are too few for {n:,} shards")
         return self.take(torch.arange(k, len(self), n))
 
     def _hash(self, content: bytes | memoryview) -> str:
@@ -126,7 +128,7 @@ class LabelledPictures(Pictures):
 
     def on(self, device: str | torch.device) -> Tensor:
         """The pixels on ``device``; they move there once, and are kept there as long as the set is."""
-        device = torch.device(device)
+        device = torch.empty(0, device=device).device  # "cuda" as "cuda:0"
         if device not in self._copies:
             self._copies[device] = self.pixels.to(device)
         return self._copies[device]
@@ -340,17 +342,26 @@ def data_set(name: str, split: str, shard: str | None = None) -> Pictures:
     return pictures.shard(int(parts[1]), int(parts[2]))
 
 
+def cores() -> int:
+    """How many processor cores this process may use: in a container perhaps fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def data_root() -> Path:
     """The folder that holds the data sets: ``ZFCORE_DATA``, or the user's data folder."""
-    return Path(os.environ.get("ZFCORE_DATA") or platformdirs.user_data_dir("zfcore"))
+    return Path(os.environ.get("ZFCORE_DATA") or platformdirs.user_data_dir("zfcore")).expanduser()
 
 
-#: Where data sets may lie under the data root, the first where ``zfcore data get`` puts them.
-_PLACES = {
-    "tiny-imagenet": ("tiny-imagenet-200",),
-    "caltech101": ("caltech101/101_ObjectCategories", "101_ObjectCategories"),
-    "caltech256": ("caltech256/256_ObjectCategories", "256_ObjectCategories"),
-}
+def places_of(name: str) -> tuple[str, ...]:
+    """Where a data set may lie under the data root, the first where ``zfcore data get`` puts it.
+
+    Names as for :func:`folder_of`.
+    """
+    return {
+        "tiny-imagenet": ("tiny-imagenet-200",),
+        "caltech101": ("caltech101/101_ObjectCategories", "101_ObjectCategories"),
+        "caltech256": ("caltech256/256_ObjectCategories", "256_ObjectCategories"),
+    }.get(name, (f"VOCdevkit/{name.upper()}",))
 
 
 def folder_of(name: str, root: str | os.PathLike | None = None, part: str = "") -> Path:
@@ -370,7 +381,7 @@ def folder_of(name: str, root: str | os.PathLike | None = None, part: str = "") 
     FileNotFoundError
         It is in none of its places; the message says how to get it.
     """
-    root, places = Path(root or data_root()), _PLACES.get(name, (f"VOCdevkit/{name.upper()}",))
+    root, places = Path(root or data_root()), places_of(name)
     for place in places:
         if (root / place / part).exists():
             return root / place
@@ -578,7 +589,7 @@ def tiny_imagenet(split: str, root: str | os.PathLike | None = None) -> Labelled
     if not files:
         raise FileNotFoundError(f"{base} has no {split} pictures; run `zfcore data get tiny-imagenet`")
     pixels = torch.empty((len(files), 3, 64, 64), dtype=torch.uint8)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=cores()) as pool:
         decoded = pool.map(decode, files)
         for n, picture in enumerate(
             tqdm(decoded, f"reading {split}", len(files), unit="picture", leave=False)
@@ -718,8 +729,8 @@ def _voc_truth(annotation: Path) -> Tensor:
 def _squares_of_files(files: list[Path], side: int) -> Tensor:
     """The centre squares of files, the smaller side resized to ``side``: uint8 (N, 3, side, side)."""
     pixels = torch.empty((len(files), 3, side, side), dtype=torch.uint8)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        cut = pool.map(lambda file: _centre(_resized(decode(file), side), side), files)
+    with ThreadPoolExecutor(max_workers=cores()) as pool:
+        cut = pool.map(lambda file: _square(file, side), files)
         for n, square in enumerate(tqdm(cut, "reading", len(files), unit="picture", leave=False)):
             pixels[n] = torch.from_numpy(square.copy()).permute(2, 0, 1)  # (S, S, 3) -> (3, S, S)
     return pixels
@@ -856,7 +867,7 @@ def thumbnails(pictures: Sequence[Picture], progress: bool = False) -> Thumbnail
     its middle square. Pictures and errors as in :func:`decode`.
     """
     parts, owner = [], []
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=cores()) as pool:
         for start in tqdm(range(0, len(pictures), 512), "reading", leave=False, disable=not progress):
             chosen = range(start, min(start + 512, len(pictures)))
             for i, views in zip(chosen, pool.map(lambda i: _thumbnails(pictures[i]), chosen), strict=True):
@@ -971,7 +982,7 @@ def squares(pictures: Iterable[Picture], card: dict) -> np.ndarray:
         raise ValueError(
             f"the card asks for {size} px crops of {side} px pictures; input_size ≤ resize is accepted"
         )
-    every = [_centre(_centre(_resized(decode(picture), side), side), size) for picture in pictures]
+    every = [_centre(_square(picture, side), size) for picture in pictures]
     return np.stack(every) if every else np.empty((0, size, size, 3), np.uint8)
 
 
@@ -984,7 +995,13 @@ def of_card(card: Mapping[str, Any], key: str) -> Any:
     return card[key]
 
 
-def _resized(pixels: np.ndarray, side: int) -> np.ndarray:
+def _square(picture: Picture, side: int) -> np.ndarray:
+    """The centre square of a picture whose smaller side is resized to ``side``: (side, side, 3) uint8."""
+    name = os.fspath(picture) if isinstance(picture, str | os.PathLike) else "a picture"
+    return _centre(_resized(decode(picture), side, name), side)
+
+
+def _resized(pixels: np.ndarray, side: int, name: str = "a picture") -> np.ndarray:
     """(H, W, 3) uint8 with its smaller side brought to ``side``; :func:`squares` says how."""
     height, width = pixels.shape[:2]
     short = min(height, width)
@@ -996,7 +1013,7 @@ def _resized(pixels: np.ndarray, side: int) -> np.ndarray:
     limit = Image.MAX_IMAGE_PIXELS
     if limit and height * width > limit:
         raise ValueError(
-            f"a picture of {pixels.shape[1]} × {pixels.shape[0]} px is too long and narrow; crop it first"
+            f"{name} of {pixels.shape[1]} × {pixels.shape[0]} px is too long and narrow; crop it first"
         )
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 

@@ -45,8 +45,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from zfcore.data import data_root, decode
-from zfcore.model import ARCHITECTURES, load, network_of, save, untrained
+from zfcore.data import cores, data_root, decode, places_of
+from zfcore.model import ARCHITECTURES, alone_in, load, network_of, save, untrained
 
 
 class FetchError(RuntimeError):
@@ -303,7 +303,7 @@ _VOC = "https://thor.robots.ox.ac.uk/pascal/VOC/"
 DATASETS: dict[str, DataSet] = {
     "tiny-imagenet": DataSet(
         "Tiny-ImageNet-200",
-        ("tiny-imagenet-200",),
+        places_of("tiny-imagenet"),
         {
             "train": Split(100_000, 200, each=500),
             "val": Split(10_000, 200, each=50),
@@ -321,7 +321,7 @@ DATASETS: dict[str, DataSet] = {
     ),
     "caltech101": DataSet(
         "Caltech-101",
-        ("caltech101/101_ObjectCategories", "101_ObjectCategories"),
+        places_of("caltech101"),
         {"all": Split(9_144, 102)},  # 101 and the background
         _numbered,
         "those of its record, https://data.caltech.edu/records/mzrjq-6wc02",
@@ -337,7 +337,7 @@ DATASETS: dict[str, DataSet] = {
     ),
     "caltech256": DataSet(
         "Caltech-256",
-        ("caltech256/256_ObjectCategories", "256_ObjectCategories"),
+        places_of("caltech256"),
         {"all": Split(30_607, 257)},  # 256 and the clutter
         _numbered,
         "those of its record, https://data.caltech.edu/records/nyy15-4j048",
@@ -352,7 +352,7 @@ DATASETS: dict[str, DataSet] = {
     ),
     "voc2012": DataSet(
         "PASCAL VOC 2012",
-        ("VOCdevkit/VOC2012",),
+        places_of("voc2012"),
         {"trainval": Split(11_540, 20)},  # the test pictures are kept by the evaluation server
         _voc("trainval"),
         _VOC_TERMS,
@@ -362,7 +362,7 @@ DATASETS: dict[str, DataSet] = {
     ),
     "voc2007": DataSet(
         "PASCAL VOC 2007",
-        ("VOCdevkit/VOC2007",),
+        places_of("voc2007"),
         {"trainval": Split(5_011, 20), "test": Split(4_952, 20)},
         _voc("trainval", "test"),
         _VOC_TERMS,
@@ -437,6 +437,8 @@ def get_data(name: str, root: str | os.PathLike | None = None) -> Path:
         Unknown name.
     FetchError
         As :func:`download`; and for ImageNet, which must be asked for: the message says how.
+    OSError
+        Another process is bringing it.
     """
     wanted: DataSet = _known(DATASETS, name, "data set")
     root = Path(root or data_root()).absolute()
@@ -445,6 +447,12 @@ def get_data(name: str, root: str | os.PathLike | None = None) -> Path:
         return folder
     if not wanted.archives:
         raise FetchError(wanted.by_hand.format(folder=str(folder)))
+    with alone_in(root / name):
+        return folder if folder.exists() else _bring_data(name, wanted, root)
+
+
+def _bring_data(name: str, wanted: DataSet, root: Path) -> Path:
+    folder = wanted.folder(root)
     archives = [download(a.url, root / a.file, a.checksum, wanted.unpacked) for a in wanted.archives]
     scratch = root / f".{name}.unpacking"
     shutil.rmtree(scratch, ignore_errors=True)  # what an interrupted run left
@@ -565,7 +573,7 @@ def _miscounts(split: str, should: Split, pictures: int, counts: Mapping[str, in
 def _faults(paths: list[Path]) -> Iterator[str]:
     """For each file, in order: what is wrong with it, or nothing."""
     with (
-        ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
+        ThreadPoolExecutor(max_workers=cores()) as pool,
         tqdm(total=len(paths), unit="picture") as bar,
     ):
         for start in range(
@@ -668,8 +676,8 @@ def weights_file(name: str, root: str | os.PathLike | None = None) -> Path:
 def get_weights(name: str, root: str | os.PathLike | None = None) -> Path:
     """Bring public weights and write them as ours: a safetensors file (float32) with its card.
 
-    Nothing is fetched when both are already there. The card has the 1000 words (``labels``), but
-    not the WordNet ids (``classes``), which the publishers do not give along.
+    Nothing is fetched when both are already there. The card has the 1000 words (``labels``) and the
+    WordNet ids (``classes``).
 
     Parameters
     ----------
@@ -690,11 +698,22 @@ def get_weights(name: str, root: str | os.PathLike | None = None) -> Path:
         Unknown name, or tensors that do not fit the network.
     FetchError
         As :func:`download`.
+    OSError
+        Another process is bringing them.
     """
     wanted: PublicWeights = _known(public_weights(), name, "public weights")
     path = weights_file(name, root)
     if path.exists() and path.with_suffix(".json").exists():
         return path
+    with alone_in(path):
+        return (
+            path
+            if path.exists() and path.with_suffix(".json").exists()
+            else _bring_weights(name, wanted, path)
+        )
+
+
+def _bring_weights(name: str, wanted: PublicWeights, path: Path) -> Path:
     archive = file = path.with_name(wanted.url.rpartition("/")[2])
     zipped = archive.suffix == ".zip"
     # What is written is as large as what comes; an archive is unpacked besides.
@@ -835,7 +854,7 @@ def adapt(name: str, state: Mapping[str, Tensor]) -> tuple[nn.Module, Tensor, di
 
 
 def imagenet_classes() -> list[str]:
-    """The WordNet ids of ImageNet-2012's 1000 classes, sorted, as every public network has its outputs."""
+    """The WordNet ids of ImageNet-2012's 1000 classes, sorted: the order of public networks' outputs."""
     return Path(__file__).with_name("imagenet_classes.txt").read_text(encoding="ascii").split()
 
 

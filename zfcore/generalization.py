@@ -34,8 +34,8 @@ from torch import Tensor, nn
 
 from zfcore.data import VOC_CLASSES, LabelledPictures, caltech, centre_crop, patches, voc
 from zfcore.evaluate import probabilities
-from zfcore.ledger import RESULTS, find, provenance, record
-from zfcore.model import load, network_of, save, untrained
+from zfcore.ledger import RESULTS, find, insist_on_place, provenance, record
+from zfcore.model import ARCHITECTURES, load, network_of, save, untrained
 from zfcore.protocols import Split, average_precision, draw_split, per_class_accuracy, write_submission
 from zfcore.train import SMALL, Recipe, train
 from zfcore.transfer import Head, Span, extract_features, fit_softmax, fit_svm
@@ -131,6 +131,11 @@ class Transfer:
                 f"{self.data} --record`"
             )
         named = {pair[1] for entry in entries for pair in entry["values"]["pairs"]}
+        if lost := sorted(named.difference(self.pictures.files)):
+            raise ValueError(
+                f"the ledger duplicates names {len(lost)} pictures that {self.data} has not ({lost[0]}, …); "
+                f"run `zfcore duplicates tiny-imagenet {self.data} --record` again"
+            )
         return torch.tensor([file in named for file in self.pictures.files])
 
     def labels(self, background: bool) -> Tensor:
@@ -152,7 +157,8 @@ class Transfer:
 
     def split(self, number: int, background: bool = False) -> Split:
         """The split of that number."""
-        return draw_split(self.labels(background), number, self.sizes[-1], leave_out=self.left_out)
+        labels, most = self.labels(background), self.sizes[-1]
+        return draw_split(labels, number, most, leave_out=self.left_out, names=self.pictures.classes)
 
     def command(self, target: str, row: str, split: int | None) -> str:
         """The command that makes this entry again."""
@@ -262,6 +268,12 @@ def _is_recorded(transfer: Transfer, place: _Place, config: dict) -> bool:
     )
 
 
+def _insist_on_place(transfer: Transfer, place: _Place, config: dict) -> None:
+    """Ask the ledger before the work whether it will take the entry; see :func:`zfcore.ledger.record`."""
+    key = {"row": place.row, "seed": place.seed, "data": transfer.data, "config": config}
+    insist_on_place(place.target, key | {"weights_sha256": place.weights}, transfer.results)
+
+
 def _record(transfer: Transfer, place: _Place, config: dict, values: dict, n: int, seconds: float) -> None:
     target, row, seed, sha256, weights = place
     entry = {"row": row, "seed": seed, "values": values, "n": n, "data": transfer.data, "data_sha256": sha256}
@@ -294,6 +306,8 @@ def _heads(
         if all(_is_recorded(transfer, place, config) for config in configs):
             say(f"{target}, {row}, split {number}{', with background' * background}: is in the ledger")
             continue
+        for config in configs:
+            _insist_on_place(transfer, place, config)
         split = transfer.split(number, background)
         x = transfer.features(kind, together[kind], pictures.pixels, pictures.sha256)[layer]
         labels, tests = pictures.labels, (x[split.test], pictures.labels[split.test])
@@ -365,6 +379,7 @@ def _from_scratch(transfer: Transfer, target: str, number: int, say: Callable[[s
         if _is_recorded(transfer, place, config):
             say(f"{target}, scratch, split {number}, {k} per class: is in the ledger")
             continue
+        _insist_on_place(transfer, place, config)
         split = transfer.split(number)
         labels = pictures.labels[split.test].unique()  # sorted; a network's outputs are their positions
 
@@ -378,6 +393,10 @@ def _from_scratch(transfer: Transfer, target: str, number: int, say: Callable[[s
         of_source = ("architecture", "width", "groups", "alpha", "input_size", "resize")
         own = {key: card[key] for key in of_source if key in card}
         own |= {"num_classes": len(labels), "scale": transfer.recipe.scale}
+        if own["architecture"] in ARCHITECTURES:
+            own["alpha"] = (
+                transfer.recipe.alpha
+            )  # fits the inputs, which are the recipe's and not the source's
         name = f"{transfer.data}-{transfer.duplicates}-{transfer.recipe.name}-epochs{transfer.epochs}"
         name += f"-{k}-split{number}-{card['sha256'][:12]}"
         folder = Path(transfer.out) / "scratch" / name
@@ -419,6 +438,7 @@ def _voc_row(transfer: Transfer, row: str, say: Callable[[str], None]) -> None:
     if _is_recorded(transfer, place, config):
         say(f"table5, {row}, {learn} to {judge}: is in the ledger")
     else:
+        _insist_on_place(transfer, place, config)
         fitted, scores = _voc_scores(transfer, kind, layer, known, tests)
         precision = {
             name: round(100 * average_precision(scores[:, c], tests.truth[:, c], rule), 3)

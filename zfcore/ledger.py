@@ -43,8 +43,15 @@ from torch import Tensor
 import zfcore
 from zfcore.model import ships, write_atomically
 
-#: Where the ledger lies in a checkout, whatever the working directory.
-RESULTS = Path(zfcore.__file__).parents[1] / "book" / "results"
+
+def _results(package: Path) -> Path:
+    """``book/results`` of the checkout that a package lies in; where there is none, ``results`` here."""
+    book = package.parent / "book"
+    return book / "results" if book.is_dir() else Path("results")
+
+
+#: Where the ledger lies: in a checkout, whatever the working directory; outside one, in that.
+RESULTS = _results(Path(zfcore.__file__).parent)
 
 _SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _TEXT = {"type": "string", "minLength": 1}
@@ -132,16 +139,26 @@ def record(name: str, entry: Mapping[str, Any], folder: str | os.PathLike = RESU
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         entries = read(name, folder)["entries"] if path.exists() else []
-        likes = [other for other in entries if _key(other) == _key(entry)]
-        if any(ships(like["weights_sha256"]) for like in likes) and not ships(entry["weights_sha256"]):
-            raise LedgerError(
-                f"{path}: {_words(entry)} is of the weights that ship with zfcore, and weights that do not "
-                "cannot take their place; give another folder of the ledger (--results)"
-            )
-        entries = [other for other in entries if other not in likes] + [entry]
+        insist_on_place(name, entry, folder)
+        entries = [other for other in entries if _key(other) != _key(entry)] + [entry]
         entries.sort(key=lambda other: (other["row"], other["seed"] is not None, other["seed"] or 0))
         text = json.dumps({"name": name, "entries": entries}, indent=1, ensure_ascii=False)
         write_atomically(path, (text + "\n").encode())
+
+
+def insist_on_place(name: str, entry: Mapping[str, Any], folder: str | os.PathLike = RESULTS) -> None:
+    """Ask, before an entry is worked for, whether :func:`record` would let it take its place.
+
+    Of ``entry`` row, seed, data, config and weights_sha256 are needed. Raises ``LedgerError`` where its place
+    is that of weights that ship with the package, and its own do not.
+    """
+    entry = json.loads(json.dumps(entry))
+    likes = [other for other in find(name, folder) if _key(other) == _key(entry)]
+    if any(ships(like["weights_sha256"]) for like in likes) and not ships(entry["weights_sha256"]):
+        raise LedgerError(
+            f"{_path(name, folder)}: {_words(entry)} is of the weights that ship with zfcore, and weights "
+            "that do not cannot take their place; give another folder of the ledger (--results)"
+        )
 
 
 def find(

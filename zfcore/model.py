@@ -28,6 +28,7 @@ import secrets
 import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,10 +36,12 @@ from pathlib import Path
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 WEIGHTS = Path(__file__).parent / "weights"
+PATIENCE = 10.0  # seconds that a lock is waited for: those whom a killed process had started hold it so long
 
 
 # ------------------------------------------------------------------------------ architectures
@@ -567,9 +570,12 @@ def save(
 ) -> None:
     """Write weights as ``dtype`` (the mean in float32) with their card beside, each atomically.
 
-    ``mean`` has shape (3, resize, resize), pixels in [0, 255]. The card gets the file's sha256.
+    ``path`` is given the suffix ``.safetensors`` where it lacks it. ``mean`` has shape (3, resize, resize),
+    pixels in [0, 255]. The card gets the file's sha256.
     """
-    path = Path(path).with_suffix(".safetensors")
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        path = path.with_name(f"{path.name}.safetensors")
     tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in model.state_dict().items()}
     blob = safetensors.torch.save({**tensors, "mean": mean.detach().to("cpu", torch.float32).contiguous()})
     card = {k: v for k, v in card.items() if k != "mean"} | {"sha256": hashlib.sha256(blob).hexdigest()}
@@ -599,3 +605,24 @@ def write_atomically(path: str | os.PathLike, blob: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def alone_in(folder: str | os.PathLike) -> Iterator[None]:
+    """Work in a folder that no other process works in, by a lock beside it, ``.<name>.lock``.
+
+    Raises ``OSError`` where another process holds the lock, which ends with its process.
+    """
+    folder = Path(folder).resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        raise BlockingIOError(
+            f"another process works in {folder}; wait until it is done, or give another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -40,9 +40,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from zfcore.data import PackedPictures, decode, squares
-from zfcore.fetch import DATASETS, imagenet_words
-from zfcore.model import write_atomically
+from zfcore.data import PackedPictures, cores, decode, squares
+from zfcore.fetch import DATASETS, imagenet_classes, imagenet_words
+from zfcore.model import alone_in, write_atomically
 
 PACKABLE = ("imagenet", "imagenette")  # data sets in the layout that this room reads
 QUALITY = 95
@@ -95,9 +95,22 @@ def pack(
         Pictures cannot be decoded (all are looked at, and all such are named), or ``out`` holds a
         pack, or a part of one, of other pictures.
     OSError
-        The disk has no room; nothing is written then.
+        The disk has no room; nothing is written then. Or another process works in ``out``.
     """
-    source, out = Path(source), Path(out)
+    with alone_in(out):
+        return _packed(Path(source), Path(out), split, side, per_shard, workers, skip_corrupt, progress)
+
+
+def _packed(
+    source: Path,
+    out: Path,
+    split: str,
+    side: int,
+    per_shard: int,
+    workers: int | None,
+    skip_corrupt: bool,
+    progress: bool,
+) -> PackedPictures:
     files, labels, classes = _listed(source, split)
     shards = math.ceil(len(files) / per_shard)
     names = [f"{split}-{shard:06d}.tar" for shard in range(shards)]
@@ -124,7 +137,7 @@ def pack(
         )
     faults = []
     with (
-        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
+        ThreadPoolExecutor(workers or cores()) as pool,
         tqdm(
             total=len(files),
             desc=f"packing {split}",
@@ -292,7 +305,7 @@ def _write_index(
     places = np.column_stack([shard, np.concatenate([note["places"] for note in notes])])
     order = positions.argsort()
     kept = positions[order]
-    words = imagenet_words()
+    words = dict(zip(imagenet_classes(), imagenet_words(), strict=True))
     mean = sum(note["total"] for note in notes) / len(kept)  # (R, R, 3) float64
     content = hashlib.sha256("".join(note["content"].item() for note in notes).encode()).hexdigest()
     _save(
@@ -302,7 +315,7 @@ def _write_index(
             "files": np.array(files)[kept],
             "labels": np.array(labels, np.int64)[kept],
             "classes": np.array(classes),
-            "names": np.array(words if len(classes) == len(words) else classes),
+            "names": np.array([words.get(c, c) for c in classes]),
             "places": places[order],
             "shards": np.array(names),
             "sizes": np.array([note["size"] for note in notes], np.int64),

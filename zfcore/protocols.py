@@ -55,7 +55,12 @@ class Split:
 
 
 def draw_split(
-    labels: Tensor, number: int, most: int = 30, tests: int = 50, leave_out: Tensor | None = None
+    labels: Tensor,
+    number: int,
+    most: int = 30,
+    tests: int = 50,
+    leave_out: Tensor | None = None,
+    names: Sequence[str] | None = None,
 ) -> Split:
     """Draw the pictures of a split, class by class.
 
@@ -69,6 +74,8 @@ def draw_split(
         Training pictures per class, and the largest number of test pictures, drawn from those after them.
     leave_out
         (N,) bool: pictures that nobody may use; the others keep their order.
+    names
+        Of the classes, by their labels, for the error; without them it has the label.
 
     Raises
     ------
@@ -84,8 +91,9 @@ def draw_split(
         if leave_out is not None:
             rows = rows[~leave_out.numpy()[rows]]
         if len(rows) <= most:
+            name = names[c] if names else c
             raise ValueError(
-                f"class {c} has {len(rows)} pictures: with {most} to train on none is left to test"
+                f"class {name} has {len(rows)} pictures: with {most} to train on none is left to test"
             )
         train.append(rows[:most])
         rank.append(np.arange(most))
@@ -168,12 +176,13 @@ def write_submission(
     """Write what the evaluation server wants: ``comp2_cls_<split>_<class>.txt``, a name and a score a line.
 
     comp2 is the competition that allows training on other pictures, which a pretrained network has seen.
-    ``scores`` (N, 20) belong to ``files``. Returns the paths.
+    ``scores`` (N, 20) belong to ``files``; they have nine digits, so that float32 keeps its ranking. Returns
+    the paths.
     """
     paths = []
     for c, name in enumerate(VOC_CLASSES):
         path = Path(folder) / f"comp2_cls_{split}_{name}.txt"
-        lines = (f"{file} {score:.6f}\n" for file, score in zip(files, scores[:, c].tolist(), strict=True))
+        lines = (f"{file} {score:.9g}\n" for file, score in zip(files, scores[:, c].tolist(), strict=True))
         write_atomically(path, "".join(lines).encode())
         paths.append(path)
     return paths

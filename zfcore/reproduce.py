@@ -22,10 +22,11 @@ Example::
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -40,8 +41,8 @@ from zfcore.evaluate import judge, outcomes, percent
 from zfcore.evolution import EPOCHS, Evolution
 from zfcore.fetch import DATASETS
 from zfcore.ledger import RESULTS, find, pack_outcomes, provenance, record
-from zfcore.model import ARCHITECTURES, build, load, save, until
-from zfcore.train import BRIEF, PAPER, SMALL, CheckpointError, DivergedError, Recipe, train
+from zfcore.model import ARCHITECTURES, build, load, save, until, write_atomically
+from zfcore.train import BRIEF, PAPER, SMALL, CheckpointError, DivergedError, Recipe, precision_of, train
 
 
 # ------------------------------------------------------------------------------ the rows
@@ -324,6 +325,8 @@ def trained(
             "settings": asdict(own.recipe),
             "seed": seed,
             "epochs": own.epochs,
+            "command": experiment.command(_target_of(row), row, [seed]),
+            "precision": precision_of("auto", own.device),
             "seconds": sum(epoch["seconds"] for epoch in run.history),
             "history": {
                 what: [round(epoch[what], 4) for epoch in run.history]
@@ -336,6 +339,11 @@ def trained(
     if (card["settings"], card["data_sha256"]) != (asdict(own.recipe), experiment.data_sha256):
         raise CheckpointError(f"{path} is of another recipe or of other pictures; move {folder} away")
     return network, card
+
+
+def _target_of(row: Row) -> str:
+    """The target that a row is of."""
+    return next(target for target, rows in TARGETS.items() if row in rows)
 
 
 # ------------------------------------------------------------------------------ judge
@@ -382,7 +390,6 @@ def _entry(
 
 def _judging(experiment: Experiment) -> dict[str, Any]:
     return {
-        "batch_size": 100 if experiment.device == "cpu" else 2000,
         "device": experiment.device,
         "progress": experiment.progress,
         "workers": experiment.workers,
@@ -418,15 +425,22 @@ def _ensemble_config(experiment: Experiment, row: Row, seeds: Sequence[int]) -> 
 
 
 # ------------------------------------------------------------------------------ Figs. 4 and 5
-def keep_first_layers(experiment: Experiment, row: Row, seed: int) -> Path:
+def keep_first_layers(experiment: Experiment, row: Row, entry: Mapping[str, Any]) -> Path:
     """Write layers 1 and 2 of a network of Fig. 5, up to the ReLU of layer 2, where the book finds them.
 
     The figure needs no more: filters and dead maps of layer 1, projections of layer 2. In half
-    precision that is half a megabyte, where the whole network would have seven.
+    precision that is half a megabyte, where the whole network would have seven. ``entry`` is the ledger's of
+    the whole network, whose weights, error and command the card names.
     """
-    network, card = load(experiment.folder(row, seed) / "weights.safetensors")
-    path = _first_layers_file(row.name, experiment.results)
-    save(path, until(network, "relu2"), card["mean"], card | {"until": "relu2"})
+    network, card = load(experiment.folder(row, entry["seed"]) / "weights.safetensors")
+    path = _kept_file("fig5", row.name, experiment.results)
+    whole = {
+        "until": "relu2",
+        "whole_sha256": entry["weights_sha256"],
+        "error": {"one crop": {name: entry["values"][f"one crop {name}"] for name in ("top1", "top5")}},
+        "command": entry["command"],
+    }
+    save(path, until(network, "relu2"), card["mean"], card | whole)
     return path
 
 
@@ -441,20 +455,60 @@ def first_layers(row: str, results: str | os.PathLike = RESULTS) -> tuple[nn.Mod
     FileNotFoundError
         They have not been made; the message says how to.
     ValueError
-        The file is not the one that its card describes.
+        The file is not the one that its card describes, or is of a network that the ledger has no entry of.
     """
-    path = _first_layers_file(row, results)
+    path = _kept_file("fig5", row, results)
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; run `zfcore reproduce fig5 --row {row}`")
-    return load(path)
+    network, card = load(path)
+    if card.get("whole_sha256") not in (
+        None,
+        *(entry["weights_sha256"] for entry in find("fig5", results, row)),
+    ):
+        raise ValueError(f"{path} is of a network that the ledger of Fig. 5 has no entry of; make it again")
+    return network, card
 
 
-def _first_layers_file(row: str, results: str | os.PathLike) -> Path:
-    return Path(results) / "fig5" / f"{row}.safetensors"
+def _kept_file(target: str, row: str, results: str | os.PathLike) -> Path:
+    """Where the book finds what a row of a figure leaves beside its entry."""
+    return Path(results) / ("fig4.npz" if target == "fig4" else f"fig5/{row}.safetensors")
+
+
+def _is_of(path: Path, entry: Mapping[str, Any]) -> bool:
+    """Whether such a file is there, and was made with that entry."""
+    if not path.exists():
+        return False
+    if path.suffix == ".npz":
+        return hashlib.sha256(path.read_bytes()).hexdigest() == entry["values"].get(path.name)
+    card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    # A card from before they told the whole network's hash is taken at its word.
+    return card.get("whole_sha256", entry["weights_sha256"]) == entry["weights_sha256"]
+
+
+def _keep(experiment: Experiment, target: str, row: Row, entry: Mapping[str, Any]) -> Path:
+    """Write what a row of a figure leaves beside its entry, once that is in the ledger."""
+    if target == "fig5":
+        return keep_first_layers(experiment, row, entry)
+    path = _kept_file(target, row.name, experiment.results)
+    write_atomically(path, (experiment.folder(row, entry["seed"]) / path.name).read_bytes())
+    return path
+
+
+def _insist_on_place(experiment: Experiment, target: str, row: Row, seed: int) -> None:
+    """Raise ``ValueError`` where the file that this row would leave is there and another entry's."""
+    path = _kept_file(target, row.name, experiment.results)
+    own = json.loads(json.dumps(experiment.config(row)))
+    for entry in find(target, experiment.results, row.name):
+        of = {key: entry[key] for key in ("data", "seed", "config")}
+        if of != {"data": experiment.data, "seed": seed, "config": own} and _is_of(path, entry):
+            raise ValueError(
+                f"{path} belongs to another entry, that of `{entry['command']}`; "
+                "give another folder of the ledger (--results)"
+            )
 
 
 def _evolved(experiment: Experiment, row: Row, seed: int) -> dict[str, Any]:
-    """Train with a look at every snapshot's epoch, write ``fig4.npz``, and give the ledger's entry."""
+    """Train with a look at every snapshot's epoch, leave ``fig4.npz`` there, and give the ledger's entry."""
     own, (pictures, _) = experiment.of(row), experiment.pictures
     architecture = ARCHITECTURES[own.architecture(row)]
     evolution = Evolution(
@@ -470,7 +524,7 @@ def _evolved(experiment: Experiment, row: Row, seed: int) -> dict[str, Any]:
         progress=own.progress,
     )
     trained(experiment, row, seed, on_epoch=evolution)
-    path = Path(experiment.results) / "fig4.npz"
+    path = experiment.folder(row, seed) / "fig4.npz"
     evolution.collect(path)
     entry = judged(experiment, "fig4", row, seed)
     entry["values"] |= {
@@ -506,13 +560,19 @@ def reproduce(
     ------
     DivergedError
         In the end, when trainings have diverged: it names them.
+    ValueError
+        Before a training of Fig. 4 or 5, when the file that it would leave is another entry's.
     """
     diverged = []
     for row, seed in _steps(target, rows, seeds):
         title = row.name if seed is None else f"{row.name}, seed {seed}"
-        if _recorded(experiment, target, row, seed, seeds):
+        keeps = target == "fig4" or (target == "fig5" and seed == seeds[0])  # a file beside the entry
+        known = _recorded(experiment, target, row, seed, seeds, experiment.data_sha256)
+        if known and (not keeps or _is_of(_kept_file(target, row.name, experiment.results), known)):
             say(f"{title}: is in the ledger")
             continue
+        if keeps:
+            _insist_on_place(experiment, target, row, seed)
         try:
             if seed is None:
                 entry = judged_together(experiment, target, row, seeds)
@@ -527,9 +587,9 @@ def reproduce(
             diverged.append(f"{title}: {error}")
             say(f"{title}: {error}")
             continue
-        if target == "fig5" and seed == seeds[0]:
-            say(f"{title}: layers 1 and 2 are in {keep_first_layers(experiment, row, seed)}")
         record(target, entry, experiment.results)
+        if keeps:
+            say(f"{title}: what the figure shows is in {_keep(experiment, target, row, entry)}")
         say(f"{title}: {_found(entry)}")
     if diverged:
         raise DivergedError(f"{len(diverged)} trainings diverged: {'; '.join(diverged)}")
@@ -545,18 +605,23 @@ def _steps(target: str, rows: Sequence[str] | None, seeds: Sequence[int]) -> Ite
 
 
 def _recorded(
-    experiment: Experiment, target: str, row: Row, seed: int | None, seeds: Sequence[int]
+    experiment: Experiment,
+    target: str,
+    row: Row,
+    seed: int | None,
+    seeds: Sequence[int],
+    sha256: str | None = None,
 ) -> dict[str, Any] | None:
-    """The entry that the ledger has of this row, seed and configuration."""
+    """The entry that the ledger has of this row, seed and configuration, and of pictures of this hash."""
     config = _ensemble_config(experiment, row, seeds) if row.members else experiment.config(row)
     found = find(target, experiment.results, row.name, seed, data=experiment.data, **config)
-    return next(iter(found), None)
+    return next((entry for entry in found if sha256 in (None, entry["data_sha256"])), None)
 
 
 def _recorded_elsewhere(experiment: Experiment, target: str, row: Row, seed: int) -> dict[str, Any] | None:
     """The entry that the other one of Tables 1 and 2 has of the same network."""
     other = {"table1": "table2", "table2": "table1"}.get(target)
-    return _recorded(experiment, other, row, seed, [seed]) if other else None
+    return _recorded(experiment, other, row, seed, [seed], experiment.data_sha256) if other else None
 
 
 def _found(entry: dict[str, Any]) -> str:
@@ -574,12 +639,12 @@ def overview(
     Seconds are estimated from those that rows of the same configuration took on this device, in
     proportion to the networks' multiplications; None as long as there is no such row.
     """
-    rates, states = [], []
+    rates, states, device = [], [], provenance(experiment.device)["device"]
     alike = {"data": experiment.data, "width": experiment.width, "shard": experiment.shard}
     for ledger in TARGETS:
         for entry in entries_of_rows(ledger, experiment.results, **alike):
             config = entry["config"]
-            if entry["seed"] is not None and entry["device"] == provenance(experiment.device)["device"]:
+            if entry["seed"] is not None and entry["device"] == device:
                 work = config["epochs"] * _operations(config["architecture"], config["width"])
                 rates.append(entry["seconds"] / work)
     for row, seed in _steps(target, rows, seeds):

@@ -41,7 +41,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -55,7 +55,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from zfcore.data import Pictures, batches, centre_crop, crop_flip
-from zfcore.model import initialize_, renormalize_filters_, write_atomically
+from zfcore.model import alone_in, initialize_, renormalize_filters_, write_atomically
 
 
 @dataclass(frozen=True)
@@ -134,13 +134,17 @@ class DivergedError(RuntimeError):
     """The loss became NaN or infinite."""
 
 
-def learning_rate(recipe: Recipe, step: int, steps: int, history: list[dict[str, float]]) -> float:
+def learning_rate(
+    recipe: Recipe, step: int, steps: int, history: list[dict[str, float]], chance: float = 0.0
+) -> float:
     """The rate at ``step`` (from 0) of ``steps``, after a linear warm-up.
 
     ``"cosine"`` falls to 0 at the last step. ``"plateau"`` is a function of the validation errors
     in ``history``: tenfold down whenever ``patience`` epochs in a row brought no better one (§3). From
     the paper's small weights a network may not move for epochs; that is no plateau, so the count
-    begins when the error has once been a point below the first epoch's.
+    begins when the error has once been a point below the first epoch's. Where the first epoch's is below
+    ``chance`` by more than a point, the network has begun, and the count begins at once. ``chance`` is the
+    error in % of who does not look; 0: not known.
 
     Raises
     ------
@@ -152,10 +156,11 @@ def learning_rate(recipe: Recipe, step: int, steps: int, history: list[dict[str,
         factor = 0.5 * (1 + math.cos(math.pi * max(0, step - warmup) / max(1, steps - warmup)))
     elif recipe.schedule == "plateau":
         warmup, drops, best, waited = recipe.warmup_steps, 0, math.inf, 0
+        begun = bool(history) and history[0]["top1"] < chance - 1
         for row in history:
             waited = 0 if row["top1"] < best else waited + 1
             best = min(best, row["top1"])
-            waited = waited if best < history[0]["top1"] - 1 else 0
+            waited = waited if begun or best < history[0]["top1"] - 1 else 0
             if waited == recipe.patience:
                 drops, waited = drops + 1, 0
         factor = 0.1**drops
@@ -224,29 +229,37 @@ def train(
     Raises
     ------
     DivergedError
-        NaN or infinite loss; says the step, the rate and where the last good checkpoint is.
+        NaN or infinite loss; says between which steps, the rate and where the last good checkpoint is.
     CheckpointError
         ``folder`` holds a checkpoint that is damaged or belongs to other settings.
     ValueError
-        Pictures smaller than ``input_size``, an unknown name in the recipe, an unknown precision,
-        or a module with a kind of layer that cannot be trained this way (named).
+        Pictures smaller than ``input_size``, validation pictures of other classes, an unknown name in
+        the recipe, an unknown precision, or a module with a kind of layer that cannot be trained this
+        way (named).
     OSError
-        The checkpoint cannot be written (a full disk); the one before it stays whole.
+        The checkpoint cannot be written (a full disk); the one before it stays whole. Or another process
+        works in ``folder``.
     """
     device, (rank, world) = torch.device(device), _processes()
     side = min(pictures.side, validation.side)
     if side < input_size:
         raise ValueError(f"the pictures are {side} px but the network wants {input_size} px crops of them")
+    if pictures.classes != validation.classes:
+        strange = sorted(set(pictures.classes) ^ set(validation.classes))
+        fault = f"only one of them has {', '.join(strange)}" if strange else "their order differs"
+        raise ValueError(f"the training and the validation pictures have other classes: {fault}")
     epochs = recipe.epochs if epochs is None else epochs
     steps_per_epoch = math.ceil(len(pictures) / recipe.batch_size)
     steps = epochs * steps_per_epoch
+    precision = precision_of(precision, device, next(model.parameters()).dtype)
     settings = {"recipe": asdict(recipe), "epochs": epochs, "seed": seed, "precision": precision}
     settings |= {"pictures": pictures.sha256, "validation": validation.sha256}
     settings |= {"size": input_size, "start": None}
     settings["network"] = hashlib.sha256(repr(model).encode()).hexdigest()  # equal shapes are not the same
     checkpoint = None if folder is None else Path(folder) / "checkpoint.safetensors"
 
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    mine = nullcontext() if folder is None or rank > 0 else alone_in(folder)
+    with mine, torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         if recipe.initialization == "keep":
             settings["start"] = _checksum(model.state_dict())
@@ -254,7 +267,7 @@ def train(
             initialize_(model, recipe.initialization)
         model.to(device, memory_format=torch.channels_last)
         state = _State(model, recipe, settings)
-        low_precision = _autocast(precision, device, state.dtype)
+        low_precision = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
         mean, labels = pictures.mean().to(device, state.dtype), pictures.labels.to(device)
         if checkpoint is not None and checkpoint.exists():
             state.read(checkpoint)
@@ -265,6 +278,7 @@ def train(
         forward = model if world == 1 else _distributed(model)
         forward = torch.compile(forward, dynamic=False) if compile else forward
 
+        chance = 100 * (1 - int(validation.labels.bincount().max()) / len(validation))
         first, position = divmod(state.step, steps_per_epoch)
         bar = tqdm(
             total=epochs * len(labels),
@@ -284,7 +298,7 @@ def train(
                 shares = [batch[rank::world] for batch in todo]
                 decoded = batches(pictures, shares, device, workers)
                 for batch, share, pixels in zip(todo, shares, decoded, strict=True):
-                    rate = learning_rate(recipe, state.step, steps, state.history)
+                    rate = learning_rate(recipe, state.step, steps, state.history, chance)
                     chosen = share.to(device, non_blocking=True)
                     x = augment(pixels, mean, chosen, seed, epoch, input_size, recipe.scale)
                     masks.begin(_hash(chosen, seed, epoch, 3))
@@ -404,12 +418,16 @@ def _dropout_by_picture(model: nn.Module, p: float | None) -> Iterator[_Masks]:
 
 
 # ------------------------------------------------------------------------------ devices and processes
-def _autocast(precision: str, device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
-    """Autocast to bfloat16 where it is asked for, or is fast."""
+def precision_of(precision: str, device: str | torch.device, dtype: torch.dtype = torch.float32) -> str:
+    """``"bf16"`` or ``"float32"``: what ``"auto"`` stands for there with weights of that type, or as given.
+
+    Raises ``ValueError`` for another name.
+    """
     if precision not in ("auto", "bf16", "float32"):
         raise ValueError(f"unknown precision {precision!r}; known: auto, bf16, float32")
-    auto = precision == "auto" and dtype == torch.float32 and _has_bf16(device)
-    return torch.autocast(device.type, torch.bfloat16) if auto or precision == "bf16" else nullcontext()
+    if precision != "auto":
+        return precision
+    return "bf16" if dtype == torch.float32 and _has_bf16(torch.device(device)) else "float32"
 
 
 def _has_bf16(device: torch.device) -> bool:
@@ -524,7 +542,7 @@ class _State:
         )
         self._kept = copy.deepcopy(model).eval()
         self.average = list(self._kept.parameters())
-        self.step = 0
+        self.step = self._finite_at = 0
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=self.average[0].device)
         self.epoch_seconds = 0.0
         self.history: list[dict[str, float]] = []
@@ -565,9 +583,10 @@ class _State:
             known = checkpoint is not None and checkpoint.exists()
             where = f"the last good checkpoint is {checkpoint}" if known else "there is no checkpoint yet"
             raise DivergedError(
-                f"the loss is not finite by step {self.step}, at a rate of {rate:.2g}; {where}; "
-                "try a lower rate, a longer warm-up, or clipped gradients"
+                f"the loss is not finite by step {self.step}, at a rate of {rate:.2g}, and was by step "
+                f"{self._finite_at}; {where}; try a lower rate, a longer warm-up, or clipped gradients"
             )
+        self._finite_at = self.step
 
     def begin_epoch(self) -> None:
         self.epoch_loss.zero_()
@@ -609,7 +628,8 @@ class _State:
     def _write(self, path: Path) -> None:
         tensors = {f"weight/{name}": t for name, t in self.model.state_dict().items()}
         for (name, p), mean in zip(self.model.named_parameters(), self.average, strict=True):
-            tensors[f"average/{name}"] = mean
+            if self.recipe.average is not None:
+                tensors[f"average/{name}"] = mean
             if (buffer := self.optimizer.state[p].get("momentum_buffer")) is not None:
                 tensors[f"momentum/{name}"] = buffer
         tensors["epoch_loss"] = self.epoch_loss
@@ -637,8 +657,10 @@ class _State:
                 f"{path} is not a whole checkpoint of this trainer ({error}); move it away"
             ) from error
         settings = json.loads(json.dumps(self.settings))
-        # A checkpoint from before they told their validation pictures goes on with any.
+        # A checkpoint from before they told their validation pictures goes on with any, and one from before
+        # they told what "auto" had stood for goes on in any precision.
         there = {"validation": settings["validation"]} | state["settings"]
+        there |= {"precision": settings["precision"]} if there.get("precision") == "auto" else {}
         if there != settings:
             differing = ", ".join(key for key, value in settings.items() if there.get(key) != value)
             raise CheckpointError(
@@ -648,7 +670,8 @@ class _State:
             self.model.load_state_dict(_part(tensors, "weight"))
             averages, momentum = _part(tensors, "average"), _part(tensors, "momentum")
             for (name, p), mean in zip(self.model.named_parameters(), self.average, strict=True):
-                mean.data.copy_(averages[name])
+                if self.recipe.average is not None:
+                    mean.data.copy_(averages[name])
                 if name in momentum:
                     buffer = torch.empty_like(p).copy_(momentum[name])  # keeps channels_last
                     self.optimizer.state[p]["momentum_buffer"] = buffer
@@ -658,6 +681,7 @@ class _State:
                 f"{path} belongs to another network: {error}; give another folder"
             ) from error
         self.step, self.epoch_seconds, self.history, _ = progress
+        self._finite_at = self.step
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

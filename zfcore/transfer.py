@@ -39,6 +39,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -493,8 +494,14 @@ class _Solver:
             value = value / n + 0.5 * penalty * float(np.square(w[:-1]).sum())
             return value, (gradient / scale).ravel()
 
-        # The weaker the penalty, the smaller the least value: what is left is measured by λ.
-        close = strength * (1e-9 if z.dtype == np.float64 else 1e-2)
+        # The weaker the penalty, the smaller the least value: what is left is measured by λ. The squared
+        # hinge stays small where λ is large, and asks for more.
+        measure = min(strength, 1e-3) if self.loss is _squared_hinge else strength
+        close = measure * (1e-9 if z.dtype == np.float64 else 1e-2)
         options = {"maxiter": 1000, "maxfun": 2000, "ftol": close, "gtol": 0.1 * close}
         found = minimize(objective, (start * scale).ravel(), jac=True, method="L-BFGS-B", options=options)
+        if found.status == 1:  # 2, a step that no longer helps, is where the precision ends
+            warnings.warn(
+                f"a head of strength {strength:g} has not converged: {found.message.lower()}", stacklevel=2
+            )
         return found.x.reshape(-1, self.classes) / scale
