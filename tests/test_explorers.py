@@ -1,6 +1,5 @@
 """The explorers in a page from disk, beside Python's answers; one network for all."""
 
-import base64
 import io
 import re
 from dataclasses import replace
@@ -8,10 +7,20 @@ from html import escape
 
 import numpy as np
 import pytest
-from browser import DROP, Reader, copied, drawn, fits_a_phone_and_breaks_no_rule, panels
+from browser import (
+    Reader,
+    choose,
+    copied,
+    decoded,
+    drawn,
+    drop,
+    fits_a_phone_and_breaks_no_rule,
+    panels,
+    saved_picture,
+    written,
+)
 from PIL import Image
-from test_page import CARD, PICTURES, Elements, small
-from test_widgets import CARRIERS, CURVES
+from samples import CARD, CARRIERS, CURVES, LAYERS, PICTURES, small, sound
 
 from zfcore import assets, markup
 from zfcore.gallery import Crops, Gallery
@@ -23,20 +32,6 @@ from zfcore.widgets import (
     OcclusionExplorer,
     PhotoExplorer,
 )
-
-pytestmark = pytest.mark.skipif(
-    not all((assets.WEB / name).exists() for name in assets.RUNTIME_FILES),
-    reason="the page's runtime is not set up: npm ci --ignore-scripts && npm run runtime",
-)
-ROOT = assets.WEB.parents[1]
-LAYERS = {"layer 1": "1", "layer 2": "5", "layer 3": "8"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_server():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("JPY_SESSION_NAME", raising=False)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +76,7 @@ KINDS = ("occlusion", "feature", "invariance", "photo")
 # ------------------------------------------------------------------------------ their HTML
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_explorer_asks_for_nothing_has_no_ids_and_labels_every_control(twins, kind):
-    elements = Elements(twins[kind])
-    assert not elements.restored
-    assert not re.search(r"https?://|//[a-z]+\.|@import|url\(", twins[kind])
-    assert not any(
-        a.get("src", "data:") for _, a in elements.tags if not a.get("src", "data:").startswith("data:")
-    )
-    assert not any("id" in a for _, a in elements.tags)
-    assert not elements.unlabelled
-    controls = [a for tag, a in elements.tags if tag in ("button", "input", "select")]
+    controls = [a for tag, a in sound(twins[kind]).tags if tag in ("button", "input", "select")]
     assert all("disabled" in a for a in controls if a.get("value") not in ("take", ""))
 
 
@@ -115,11 +102,6 @@ def test_small_maps_have_one_tab_stop_also_where_the_shown_feature_is_none_of_th
     for shown in (3, 9):
         html = markup.features_html(markup.Nine.of(gallery, "5", shown), None, seen, [1, 2, 3], "")
         assert html.count('tabindex="0"') == 1
-
-
-def decoded(url):
-    blob = base64.b64decode(url.partition("base64,")[2])
-    return np.asarray(Image.open(io.BytesIO(blob)).convert("RGB"))
 
 
 # ------------------------------------------------------------------------------ galleries as assets
@@ -159,17 +141,10 @@ def test_what_are_no_crops_of_the_photographs_is_told(gallery, crops):
 
 # ------------------------------------------------------------------------------ in the browser
 @pytest.fixture(scope="module")
-def file(twins, tmp_path_factory):
-    runtime = assets.scripts_html({assets.RUNTIME: assets.asset(assets.RUNTIME, assets.runtime_pack())})
-    path = tmp_path_factory.mktemp("explorers") / "all.html"
-    path.write_text(
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>explorers</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><style>:root {{color-scheme: light dark}}</style>'
-        f"<main><h1>Explorers</h1>{''.join(twins.values())}</main>{runtime}<script>{assets.script()}</script>",
-        encoding="utf-8",
+def file(twins, explorers_scripts, tmp_path_factory):
+    return written(
+        tmp_path_factory.mktemp("explorers") / "all.html", "".join(twins.values()), explorers_scripts
     )
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -358,7 +333,7 @@ def test_pictures_of_ones_own_are_occluded_as_python_does(occlusion, viewer):
         stream = io.BytesIO()
         Image.fromarray(picture).save(stream, "PNG")
         occlusion.locator(".zf-says").evaluate("says => { says.textContent = ''; }")
-        occlusion.evaluate(DROP, ["mine.png", base64.b64encode(stream.getvalue()).decode()])
+        drop(occlusion, "mine.png", stream.getvalue())
         occlusion.locator(".zf-says", has_text="mine.png with a square of 8×8 pixels hidden").wait_for()
         drawn(occlusion)
         best = int(viewer.cover(viewer.look("x", stream)).whole[0].argmax())
@@ -386,14 +361,6 @@ def features(opened):
     return explorer
 
 
-def choose(explorer, layer=None, feature=None):
-    if layer is not None:
-        explorer.locator('[data-choice="layer"]').select_option(layer)
-    if feature is not None:
-        explorer.locator('[data-choice="feature"]').fill(str(feature))
-    drawn(explorer)
-
-
 def nine(explorer, name):
     sources = explorer.evaluate(
         "(root, name) => [...root.querySelectorAll(`[data-nine=${name}] li:not([hidden]) img`)]"
@@ -412,7 +379,7 @@ def assert_nine_alike(shown, wanted, tolerance):
 
 @pytest.mark.parametrize(("layer", "feature"), [("1", 3), ("5", 9), ("8", 0)])
 def test_a_feature_shows_its_nine_hits_as_python_has_them(features, gallery, layer, feature):
-    choose(features, layer, feature)
+    choose(features, layer=layer, feature=feature)
     hits = [hit for hit in gallery.hits(layer, feature) if hit]
     assert_nine_alike(nine(features, "projections"), gallery.projections(layer, feature)[: len(hits)], 0)
     assert_nine_alike(nine(features, "patches"), gallery.patches(layer, feature)[: len(hits)], 0)
@@ -424,7 +391,7 @@ def test_a_feature_shows_its_nine_hits_as_python_has_them(features, gallery, lay
 
 
 def test_the_photographs_strongest_crops_are_cut_and_projected_in_the_page(features, crops):
-    choose(features, "5", 9)
+    choose(features, layer="5", feature=9)
     features.locator('[data-nine="cropProjections"][aria-busy="false"]').wait_for()
     wanted = markup.Nine.of(crops, "5", 9)
     boxes = [hit.box[2:] for hit in wanted.hits if hit]
@@ -601,19 +568,15 @@ WISHES = """root => {
 }"""
 
 
-def test_what_is_wished_before_the_network_is_there_comes_true_once_it_is(browser, twins, viewer, tmp_path):
-    runtime = assets.asset(assets.RUNTIME, assets.runtime_pack())
+def test_what_is_wished_before_the_network_is_there_comes_true_once_it_is(
+    browser, twins, viewer, runtime, tmp_path
+):
     beside = tmp_path / "_static" / "zfcore"
     beside.mkdir(parents=True)
     for name, text in runtime.items():
         (beside / name).write_text(text)
-    file = tmp_path / "waiting.html"
-    file.write_text(
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>waiting</title>'
-        f"{''.join(twins.values())}<script>{assets.assets_script({assets.RUNTIME: runtime})}</script>"
-        f"<script>{assets.script()}</script>",
-        encoding="utf-8",
-    )
+    scripts = f"<script>{assets.assets_script({assets.RUNTIME: runtime})}{assets.script()}</script>"
+    file = written(tmp_path / "waiting.html", "".join(twins.values()), scripts)
     reader = Reader(browser)
     tab = reader(f"{file.as_uri()}#feature=%E4%A")  # cut off within a letter
     occlusion, features, photo = (
@@ -674,14 +637,7 @@ def classes(gallery):
 def lessons(browser, gallery, tmp_path_factory):
     """A page with nothing but a class explorer: it runs no network, so nothing else need be there."""
     path = tmp_path_factory.mktemp("classes") / "classes.html"
-    path.write_text(
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>classes</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark"><style>:root {color-scheme: light dark}</style>'
-        f"<main><h1>Classes</h1>{ClassExplorer(gallery, CURVES, CARRIERS, 'layer 3').to_html()}</main>"
-        f"<script>{assets.script()}</script>",
-        encoding="utf-8",
-    )
+    written(path, ClassExplorer(gallery, CURVES, CARRIERS, "layer 3").to_html())
     reader = Reader(browser)
     tab = reader(f"{path.as_uri()}#class=cat", viewport={"width": 1000, "height": 1200})
     drawn(tab.locator('[data-explorer="class"][data-on]'))
@@ -710,13 +666,7 @@ def test_a_chosen_class_shows_in_the_page_what_it_shows_in_lab(lessons, classes,
 
 
 def test_the_class_explorer_asks_for_nothing_has_no_ids_and_labels_every_control(classes):
-    html = classes.to_html()
-    elements = Elements(html)
-    assert not elements.restored
-    assert not re.search(r"https?://|//[a-z]+\.|@import|url\(", html)
-    assert not any("id" in a for _, a in elements.tags)
-    assert not elements.unlabelled
-    controls = [a for tag, a in elements.tags if tag in ("button", "select")]
+    controls = [a for tag, a in sound(classes.to_html()).tags if tag in ("button", "select")]
     assert len(controls) == 4
     assert all("disabled" in a for a in controls)
 

@@ -1,23 +1,30 @@
 """Activation maximisation, each part against something slower and more obvious, in float64."""
 
 import asyncio
-import base64
 import io
 import math
 import re
 from dataclasses import asdict, replace
 
-import ipywidgets
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from browser import DROP, Reader, copied, drawn, fits_a_phone_and_breaks_no_rule
+from browser import (
+    Reader,
+    copied,
+    decoded,
+    drawn,
+    drop,
+    fits_a_phone_and_breaks_no_rule,
+    saved_picture,
+    written,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from samples import CARD, LAYERS, PICTURES, Aside, Elements, small
 from scipy import ndimage
-from test_page import CARD, PICTURES, Aside, Elements, small
 from torch import nn
 
 from zfcore import assets, markup
@@ -43,7 +50,6 @@ from zfcore.view import Viewer
 from zfcore.widgets import MaximizationExplorer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-LAYERS = {"layer 1": "1", "layer 2": "5", "layer 3": "8"}
 
 
 @pytest.fixture(scope="module")
@@ -369,11 +375,6 @@ def test_a_network_in_half_precision_is_climbed_in_its_dtype(dtype):
 
 
 # ------------------------------------------------------------------------------ in Lab
-@pytest.fixture(autouse=True)
-def no_server(monkeypatch):
-    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-
-
 @pytest.fixture
 def explorer():
     return MaximizationExplorer(small(), CARD, PICTURES, LAYERS, layer="layer 3", channel=4)
@@ -491,13 +492,6 @@ def test_an_ascent_that_fails_says_so_and_can_be_begun_again(explorer, monkeypat
     assert explorer.message.value == ""
 
 
-def test_every_control_says_what_it_is(explorer):
-    rows = [row.children for row in explorer.children if isinstance(row, ipywidgets.Box)]
-    controls = [control for row in rows for control in row if not isinstance(control, ipywidgets.HTML)]
-    assert len(controls) >= 12
-    assert all(control.description for control in controls)
-
-
 def test_a_photograph_to_start_from_is_credited(explorer):
     assert explorer.climbed.credit == ""
     explorer.from_photograph.click()
@@ -532,21 +526,15 @@ def lab():
 
 
 @pytest.fixture(scope="module")
-def opened(browser, lab, tmp_path_factory):
+def file(lab, explorers_scripts, tmp_path_factory):
+    return written(tmp_path_factory.mktemp("maximization") / "ascent.html", lab.to_html(), explorers_scripts)
+
+
+@pytest.fixture(scope="module")
+def opened(browser, file):
     """A page from disk with one explorer, the network cut."""
-    if not all((assets.WEB / name).exists() for name in assets.RUNTIME_FILES):
-        pytest.skip("the page's runtime is not set up: npm ci --ignore-scripts && npm run runtime")
-    runtime = assets.scripts_html({assets.RUNTIME: assets.asset(assets.RUNTIME, assets.runtime_pack())})
-    path = tmp_path_factory.mktemp("maximization") / "page.html"
-    path.write_text(
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>ascent</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark"><style>:root {color-scheme: light dark}</style>'
-        f"<main><h1>An ascent</h1>{lab.to_html()}</main>{runtime}<script>{assets.script()}</script>",
-        encoding="utf-8",
-    )
     reader = Reader(browser)
-    tab = reader(path, viewport={"width": 1000, "height": 1200})
+    tab = reader(file, viewport={"width": 1000, "height": 1200})
     drawn(tab.locator(".zf-explorer"))
     yield tab
     reader.close()
@@ -609,7 +597,7 @@ def climb(opened, steps):
 
 def pixels(opened):
     source = opened.locator('[data-panel="climbed"] img').get_attribute("src")
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition("base64,")[2]))).convert("RGB"))
+    return decoded(source)
 
 
 def test_it_climbs_and_pauses_and_climbs_on(opened):
@@ -659,7 +647,7 @@ def test_regularisers_and_choices_change_the_picture_in_the_page(opened):
 def test_an_ascent_from_a_picture_of_ones_own_says_no_longer_that_it_is_read(opened):
     stream = io.BytesIO()
     Image.fromarray(PICTURES["coffee"].pixels[100:260, 120:350]).save(stream, "PNG")
-    opened.locator(".zf-explorer").evaluate(DROP, ["mine.png", base64.b64encode(stream.getvalue()).decode()])
+    drop(opened.locator(".zf-explorer"), "mine.png", stream.getvalue())
     opened.locator('[data-photograph="mine.png"][aria-pressed="true"]').wait_for()
     opened.locator('[data-do="climb"]', has_text="Pause").wait_for()
     assert opened.locator(".zf-status").inner_text() == markup.WORDS["hint"]

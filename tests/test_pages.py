@@ -1,6 +1,5 @@
 """The built pages in Chromium, from disk and with the network cut: what a reader of the zip sees."""
 
-import base64
 import functools
 import http.server
 import io
@@ -11,7 +10,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from browser import DROP, Reader, broken_rules, drawn, firefox, panels
+from browser import Reader, broken_rules, choose, drawn, drop, firefox, panels
 from PIL import Image
 
 from zfcore.data import photographs
@@ -150,15 +149,9 @@ def picture_file():
     return stream.getvalue()
 
 
-def choose(explorer, **numbers):
-    for name, value in numbers.items():
-        explorer.locator(f'[data-choice="{name}"]').fill(str(value))
-    drawn(explorer)
-
-
 def test_a_dropped_picture_looks_in_the_page_as_in_lab(explorer):
     blob = picture_file()
-    explorer.evaluate(DROP, ["mine.png", base64.b64encode(blob).decode()])
+    drop(explorer, "mine.png", blob)
     explorer.locator('[data-photograph="mine.png"][aria-pressed="true"]').wait_for()
     explorer.locator('[data-path="features.13"]').first.click()
     choose(explorer, feature=17, row=5, column=9)
