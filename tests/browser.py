@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 from playwright.sync_api import sync_playwright
 
 from zfcore import assets
+from zfcore.view import FRAME
 
 FLAGS = [
     "--headless",
@@ -150,6 +151,15 @@ def saved_picture(explorer):
     return saving.value.suggested_filename, np.asarray(Image.open(saving.value.path()).convert("RGB"))
 
 
+def assert_sheets_alike(saved, wanted, smooth=(), side=448, gap=16):
+    """Cell by cell, and frames to the pixel; the browser resamples the ``smooth`` cells in its own way."""
+    assert saved.shape == wanted.shape
+    difference = abs(saved.astype(int) - wanted)
+    for n, left in enumerate(range(0, wanted.shape[1], side + gap)):
+        assert difference[:, left : left + side].mean() <= (4 if n in smooth else 1), f"cell {n}"
+    assert difference[(wanted == ImageColor.getrgb(FRAME)).all(-1)].max(initial=0) <= 2
+
+
 def copied(explorer, button):
     """What a button of an explorer copies, pasted as a reader would."""
     page = explorer.page
@@ -196,6 +206,19 @@ DROP = """(root, [name, content]) => {
 def drop(explorer, name, content):
     """Drop a file of this name and these bytes on an explorer."""
     explorer.evaluate(DROP, [name, base64.b64encode(content).decode()])
+
+
+def paste(page, name, content):
+    """Paste a file of this name and these bytes into a page."""
+    page.evaluate(
+        """([name, content]) => {
+            const bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], name));
+            document.dispatchEvent(new ClipboardEvent('paste', {clipboardData: transfer}));
+        }""",
+        [name, base64.b64encode(content).decode()],
+    )
 
 
 @contextlib.contextmanager
