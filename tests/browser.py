@@ -105,6 +105,13 @@ def written(file, body, scripts=None):
     return file
 
 
+def waiting(file, body, fault=""):
+    """Write a page whose network has yet to come; ``fault`` is a script that runs before the explorers."""
+    listing = assets.assets_script({assets.RUNTIME: {"runtime.0.js": "x" * 5_000_000}})
+    scripts = f"<script>{listing}</script><script>{fault}</script><script>{assets.script()}</script>"
+    return written(file, body, scripts)
+
+
 def drawn(explorer):
     """Wait until an explorer shows a choice with its projections."""
     explorer.page.wait_for_function(

@@ -26,6 +26,7 @@ from browser import (
     panels,
     paste,
     saved_picture,
+    waiting,
     written,
 )
 from hypothesis import given, settings
@@ -695,8 +696,7 @@ def test_what_goes_wrong_in_the_network_is_told_and_it_goes_on(opened, explorer)
 
 
 def test_a_network_inside_a_page_waits_for_a_click_where_its_runtime_has_yet_to_come(browser, html, tmp_path):
-    listing = assets.assets_script({assets.RUNTIME: {"runtime.0.js": "x" * 5_000_000}})
-    file = written(tmp_path / "waiting.html", html, f"<script>{listing}{assets.script()}</script>")
+    file = waiting(tmp_path / "waiting.html", html)
     reader = Reader(browser)
     tab = reader(file)
     explorer = tab.locator(".zf-explorer[data-on]")
@@ -725,10 +725,8 @@ COUNT = """
     ids=["none", "damaged"],
 )
 def test_a_network_that_does_not_start_leaves_nothing_behind(browser, html, tmp_path, found, told):
-    listing = assets.assets_script({assets.RUNTIME: {"runtime.0.js": "x" * 5_000_000}})
     piece = f'zfcore.parts["runtime.0.js"] = "{found}";' if found else ""
-    scripts = f"<script>{COUNT}</script><script>{listing}{piece}{assets.script()}</script>"
-    file = written(tmp_path / "broken.html", html, scripts)
+    file = waiting(tmp_path / "broken.html", html, COUNT + piece)
     context = browser.new_context(offline=True)
     tab = context.new_page()
     tab.goto(file.as_uri())

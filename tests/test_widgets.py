@@ -392,7 +392,7 @@ def test_a_scan_that_runs_beside_the_kernels_work_can_be_stopped(occlusion):
             await asyncio.sleep(0)
         assert occlusion.scan.description == "Stop"
         occlusion.scan.click()
-        await asyncio.sleep(0.2)
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
 
     asyncio.run(impatient())
     assert occlusion.scan.description == "Scan the whole picture"
@@ -527,14 +527,15 @@ def test_a_feature_shows_its_nine_hits(features, gallery):
     assert features.nine.says() in features.picture.value
 
 
-def test_features_are_found_by_number_in_turn_at_random_and_by_a_photograph(features):
+def test_features_are_found_by_number_in_turn_at_random_and_by_a_photograph(features, monkeypatch):
     features.feature.value = 127
     features.following.click()
     assert features.feature.value == 0
     features.previous.click()
     assert features.feature.value == 127
+    monkeypatch.setattr("random.choice", lambda some: some[-2])
     features.random.click()
-    assert features.nine.feature == features.feature.value
+    assert features.nine.feature == features.feature.value == 126
     features.photograph.value = "coffee"
     best = [n for _, n in features.strongest.options]
     assert features.feature.value == best[0]
