@@ -425,17 +425,16 @@ def test_the_photographs_strongest_crops_are_cut_and_projected_in_the_page(featu
     assert_nine_alike(nine(features, "cropProjections"), projections, 12)
 
 
-def test_crops_that_did_not_arrive_are_asked_for_again_by_the_next_click(browser, file, tmp_path):
-    page, scripts = tmp_path / "damaged.html", "<script>(() => {"
+def test_crops_that_did_not_arrive_are_asked_for_again_by_the_next_click(
+    browser, twins, explorers_scripts, tmp_path
+):
     damage = """<script>
         const [crops] = Object.keys(zfcore.parts).filter(name => name.startsWith("crops-"));
         const whole = zfcore.parts[crops];
         zfcore.parts[crops] = "AAAA";
     </script>"""
-    before, begins, after = file.read_text(encoding="utf-8").rpartition(scripts)
-    page.write_text(before + damage + begins + after, encoding="utf-8")
     reader = Reader(browser)
-    tab = reader(page)
+    tab = reader(written(tmp_path / "damaged.html", twins["feature"] + damage, explorers_scripts))
     explorer = tab.locator('[data-explorer="feature"]')
     damaged = explorer.locator(".zf-problem", has_text="what arrived is damaged; build the book again")
     damaged.wait_for()
