@@ -690,7 +690,7 @@ def test_a_picture_is_shaken_by_no_more_than_the_recipe_says(ascent, first_step)
     for name in markup.SWITCHES:
         ascent.locator(f'[data-choice="{name}"]').set_checked(False)
     found = []
-    for _ in range(5):
+    for _ in range(3):
         ascent.locator('[data-choice="jitter"]').set_checked(False)
         start, _ = first_step(ascent.locator('[data-do="noise"]').click)
         ascent.locator('[data-choice="jitter"]').set_checked(True)
