@@ -425,13 +425,14 @@ def test_another_choice_starts_again(explorer):
 
 def test_an_explorer_climbs_until_it_is_paused(explorer):
     async def watched():
+        before = asyncio.all_tasks()
         explorer.climb.click()
         assert explorer.climb.description == "Pause"
         while len(explorer.climbed.history) < 3:
             await asyncio.sleep(0.01)
         explorer.climb.click()
         steps = len(explorer.climbed.history)
-        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
+        await asyncio.gather(*asyncio.all_tasks() - before, return_exceptions=True)
         assert len(explorer.climbed.history) == steps
         assert explorer.climb.description == "Climb"
 
