@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser import open_browser
+from browser import need, open_browser
+
+from zfcore import assets
 
 ARCHIVES = Path(__file__).parents[2] / "shared" / "data"
 
@@ -33,6 +35,31 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_server():
+    """As outside Lab: explorers come with their twins."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("JPY_SESSION_NAME", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def runtime():
+    """The page's runtime: scripts by file."""
+    files = [assets.WEB / name for name in assets.RUNTIME_FILES]
+    need(
+        all(file.exists() for file in files),
+        "the page's runtime is not set up: npm ci --ignore-scripts && npm run runtime",
+    )
+    return assets.asset(assets.RUNTIME, assets.runtime_pack())
+
+
+@pytest.fixture(scope="session")
+def explorers_scripts(runtime):
+    """All that a page's explorers run on, inside it."""
+    return f"{assets.scripts_html({assets.RUNTIME: runtime})}<script>{assets.script()}</script>"
 
 
 def pytest_collection_modifyitems(items):

@@ -132,28 +132,71 @@ def test_a_chapter_keeps_to_the_rules(path, check):
     assert not faults, "\n".join(["", *faults])
 
 
-FAULTY = {
-    stored_outputs: [("1 + 1", {}, [nbformat.v4.new_output("stream", text="2")])],
-    parameters_cells: [("scale = 'tiny'", {"tags": ["parameters"]}, [])],
-    reassigned_parameters: [
-        ("seed = 0", {"tags": ["parameters"]}, []),
-        ("for seed in range(2): pass", {}, []),
-    ],
-    definitions: [("def f(): pass", {}, []), ("g = lambda: 0", {}, []), ("class C: pass", {}, [])],
-    unknown_tags: [("1", {"tags": ["hide_input"]}, [])],
-    incomplete_figures: [
-        ("1", {"mystnb": {"figure": {"name": "fig-a", "caption": "A caption of words."}}}, [])
-    ],
-}
+def cell(source, kind="code", **metadata):
+    make = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell}[kind]
+    return make(source, metadata=metadata)
 
 
-@pytest.mark.parametrize("check", FAULTY, ids=lambda check: check.__name__)
-def test_each_rule_can_fail(check):
-    cells = [
-        nbformat.v4.new_code_cell(source, metadata=metadata, outputs=outputs)
-        for source, metadata, outputs in FAULTY[check]
-    ]
-    assert list(check(nbformat.v4.new_notebook(cells=cells)))
+def counted(source):
+    return nbformat.v4.new_code_cell(source, execution_count=1)
+
+
+def put_out(source):
+    return nbformat.v4.new_code_cell(source, outputs=[nbformat.v4.new_output("stream", text="2")])
+
+
+PARAMETERS = cell("scale = device = seed = out = None", tags=["parameters"])
+WORDS = "four words or more"
+
+
+def figure(name="fig-a", caption=WORDS, alt=WORDS):
+    return cell("1", mystnb={"figure": {"name": name, "caption": caption}, "image": {"alt": alt}})
+
+
+#: (rule, cells, what it says of them): one fault each.
+FAULTY = [
+    (stored_outputs, [cell("1"), put_out("1 + 1")], "cell 2: has an output"),
+    (stored_outputs, [counted("1")], "cell 1: has an output or a count"),
+    (parameters_cells, [cell("1")], "0 cells are tagged `parameters`, not one"),
+    (parameters_cells, [PARAMETERS, PARAMETERS], "2 cells are tagged `parameters`, not one"),
+    (
+        parameters_cells, [cell("scale = seed = 0", tags=["parameters"])],
+        "cell 1: the parameters ['device', 'out'] are missing",
+    ),
+    (reassigned_parameters, [PARAMETERS, cell("seed = 1")], "cell 2: assigns to the parameter seed"),
+    (
+        reassigned_parameters, [PARAMETERS, cell("for seed in range(2): pass")],
+        "cell 2: assigns to the parameter seed",
+    ),
+    (definitions, [cell("def f(): pass")], "cell 1: defines f"),
+    (definitions, [cell("async def f(): pass")], "cell 1: defines f"),
+    (definitions, [cell("class C: pass")], "cell 1: defines C"),
+    (definitions, [cell("g = lambda: 0")], "cell 1: gives a lambda a name"),
+    (unknown_tags, [cell("1", tags=["hide_input", "hide-input"])], "cell 1: unknown tag hide_input"),
+    (incomplete_figures, [figure(name="a")], "cell 1: the figure has no name of the form fig-…"),
+    (incomplete_figures, [figure(caption="Two words")], "cell 1: the figure has no caption to speak of"),
+    (incomplete_figures, [figure(alt="")], "cell 1: the figure has no alt text to speak of"),
+    (pictures_without_alt, [cell("See\n\n![ ](x.png)", "markdown")], "cell 1: a picture has no alt text"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("check", "cells", "told"),
+    FAULTY,
+    ids=[f"{check.__name__} {n}" for n, (check, _, _) in enumerate(FAULTY)],
+)
+def test_each_rule_tells_each_fault(check, cells, told):
+    (fault,) = check(nbformat.v4.new_notebook(cells=cells))
+    assert fault.startswith(told)
+
+
+def test_every_rule_is_seen_to_fail():
+    assert {check for check, _, _ in FAULTY} == set(CHECKS)
+
+
+def test_a_sound_chapter_has_no_fault():
+    sound = nbformat.v4.new_notebook(cells=[PARAMETERS, figure(), cell("![words](x.png)", "markdown")])
+    assert not [fault for check in CHECKS for fault in check(sound)]
 
 
 def test_a_comprehension_may_use_the_name_of_a_parameter():
@@ -165,41 +208,72 @@ def test_a_comprehension_may_use_the_name_of_a_parameter():
 
 
 # ------------------------------------------------------------------------------ all chapters
+def shared_names(chapters):
+    names = Counter(
+        figure_of(cell)["name"] for chapter in chapters.values() for cell in chapter.cells if figure_of(cell)
+    )
+    for name, count in names.items():
+        if count > 1:
+            yield f"{count} figures are called {name}"
+
+
+def unreferred_figures(chapters):
+    text = "\n".join(cell.source for chapter in chapters.values() for cell in chapter.cells)
+    for stem, chapter in chapters.items():
+        for number, cell in enumerate(chapter.cells, 1):
+            name = figure_of(cell).get("name")
+            if name and not re.search(rf"`(?:[^`]*<)?{re.escape(name)}>?`", text):
+                yield f"{stem}, cell {number}: no text refers to {name}"
+
+
+def unknown_citations(chapters, bibliography):
+    entries = re.findall(r"^@\w+\{([^,\s]+),", bibliography, re.M)
+    for stem, chapter in chapters.items():
+        for number, cell in enumerate(chapter.cells, 1):
+            for keys in re.findall(r"\{cite(?::\w+)?\}`([^`]+)`", cell.source):
+                for key in (key.strip() for key in keys.split(",")):
+                    if key not in entries:
+                        yield f"{stem}, cell {number}: {key} is not in references.bib"
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return {path.stem: read(path) for path in TEXTS}
+
+
 def test_the_table_of_contents_is_what_lies_on_disk():
     assert sorted(pages(ROOT)) == sorted(TEXTS)
 
 
-def test_a_figure_has_a_name_of_its_own():
-    names = Counter(
-        figure_of(cell)["name"] for path in CHAPTERS for cell in read(path).cells if figure_of(cell)
-    )
-    assert not [name for name, count in names.items() if count > 1]
-
-
-def test_every_figure_is_referred_to():
-    text = "\n".join(cell.source for path in TEXTS for cell in read(path).cells)
-    faults = [
-        f"{path.stem}, cell {number}: no text refers to {figure_of(cell)['name']}"
-        for path in CHAPTERS
-        for number, cell in enumerate(read(path).cells, 1)
-        if figure_of(cell) and not re.search(rf"`(?:[^`]*<)?{re.escape(figure_of(cell)['name'])}>?`", text)
-    ]
+def test_a_figure_has_a_name_of_its_own(texts):
+    faults = list(shared_names(texts))
     assert not faults, "\n".join(["", *faults])
 
 
-def test_every_citation_is_in_the_bibliography():
-    entries = re.findall(
-        r"^@\w+\{([^,\s]+),", (ROOT / "book" / "references.bib").read_text(encoding="utf-8"), re.M
-    )
-    faults = [
-        f"{path.stem}, cell {number}: {key} is not in references.bib"
-        for path in TEXTS
-        for number, cell in enumerate(read(path).cells, 1)
-        for keys in re.findall(r"\{cite(?::\w+)?\}`([^`]+)`", cell.source)
-        for key in (key.strip() for key in keys.split(","))
-        if key not in entries
-    ]
+def test_every_figure_is_referred_to(texts):
+    faults = list(unreferred_figures(texts))
     assert not faults, "\n".join(["", *faults])
+
+
+def test_every_citation_is_in_the_bibliography(texts):
+    faults = list(unknown_citations(texts, (ROOT / "book" / "references.bib").read_text(encoding="utf-8")))
+    assert not faults, "\n".join(["", *faults])
+
+
+def test_the_rules_across_chapters_can_fail():
+    cells = {
+        "one": [
+            figure("fig-a"),
+            cell("As {numref}`the picture <fig-a>` shows {cite:t}`known, gone`.", "markdown"),
+        ],
+        "two": [figure("fig-a"), figure("fig-ab"), cell("Not {numref}`fig-abc`.", "markdown")],
+    }
+    chapters = {stem: nbformat.v4.new_notebook(cells=some) for stem, some in cells.items()}
+    assert list(shared_names(chapters)) == ["2 figures are called fig-a"]
+    assert list(unreferred_figures(chapters)) == ["two, cell 2: no text refers to fig-ab"]
+    assert list(unknown_citations(chapters, "@article{known,\n}")) == [
+        "one, cell 2: gone is not in references.bib"
+    ]
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from browser import PATIENCE
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +39,8 @@ def lab(tmp_path):
 
 
 def address(server, log):
-    for _ in range(600):
+    until = time.monotonic() + PATIENCE / 1000
+    while time.monotonic() < until:
         found = re.search(r"http://(?:127\.0\.0\.1|localhost):(\d+)/lab\?token=(\w+)", log.read_text())
         if found:
             return f"http://127.0.0.1:{found[1]}", found[2]
@@ -54,10 +56,16 @@ def upload(page, name, content):
     choosing.value.set_files({"name": name, "mimeType": "image/*", "buffer": content})
 
 
-def test_an_explorer_answers_in_jupyterlab(lab, browser):
-    url, token = lab
+@pytest.fixture
+def page(browser):
     page = browser.new_page(viewport={"width": 1280, "height": 1600})
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(PATIENCE)
+    yield page
+    page.close()
+
+
+def test_an_explorer_answers_in_jupyterlab(lab, page):
+    url, token = lab
     page.goto(f"{url}/lab/tree/index.ipynb?reset&token={token}")
     page.locator(".jp-Notebook .jp-Cell").first.wait_for()
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # before that, Run All is lost
@@ -76,4 +84,3 @@ def test_an_explorer_answers_in_jupyterlab(lab, browser):
     upload(page, "mine.png", picture.getvalue())
     page.locator(".zf-says", has_text="mine.png").wait_for()
     assert page.locator(".jp-OutputArea [data-mime-type='application/vnd.jupyter.stderr']").count() == 0
-    page.close()

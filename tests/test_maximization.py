@@ -1,23 +1,33 @@
 """Activation maximisation, each part against something slower and more obvious, in float64."""
 
 import asyncio
-import base64
 import io
 import math
 import re
 from dataclasses import asdict, replace
 
-import ipywidgets
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from browser import DROP, Reader, copied, drawn, fits_a_phone_and_breaks_no_rule
+from browser import (
+    Reader,
+    assert_sheets_alike,
+    choose,
+    copied,
+    decoded,
+    drawn,
+    drop,
+    fits_a_phone_and_breaks_no_rule,
+    saved_picture,
+    waiting,
+    written,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from samples import CARD, LAYERS, PICTURES, Aside, Elements, small
 from scipy import ndimage
-from test_page import CARD, PICTURES, Aside, Elements, small
 from torch import nn
 
 from zfcore import assets, markup
@@ -39,11 +49,10 @@ from zfcore.maximization import (
 )
 from zfcore.model import build, initialize_
 from zfcore.trace import trace
-from zfcore.view import Viewer
+from zfcore.view import Viewer, beside
 from zfcore.widgets import MaximizationExplorer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-LAYERS = {"layer 1": "1", "layer 2": "5", "layer 3": "8"}
 
 
 @pytest.fixture(scope="module")
@@ -369,11 +378,6 @@ def test_a_network_in_half_precision_is_climbed_in_its_dtype(dtype):
 
 
 # ------------------------------------------------------------------------------ in Lab
-@pytest.fixture(autouse=True)
-def no_server(monkeypatch):
-    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-
-
 @pytest.fixture
 def explorer():
     return MaximizationExplorer(small(), CARD, PICTURES, LAYERS, layer="layer 3", channel=4)
@@ -421,13 +425,14 @@ def test_another_choice_starts_again(explorer):
 
 def test_an_explorer_climbs_until_it_is_paused(explorer):
     async def watched():
+        before = asyncio.all_tasks()
         explorer.climb.click()
         assert explorer.climb.description == "Pause"
         while len(explorer.climbed.history) < 3:
             await asyncio.sleep(0.01)
         explorer.climb.click()
         steps = len(explorer.climbed.history)
-        await asyncio.sleep(0.1)
+        await asyncio.gather(*asyncio.all_tasks() - before, return_exceptions=True)
         assert len(explorer.climbed.history) == steps
         assert explorer.climb.description == "Climb"
 
@@ -491,13 +496,6 @@ def test_an_ascent_that_fails_says_so_and_can_be_begun_again(explorer, monkeypat
     assert explorer.message.value == ""
 
 
-def test_every_control_says_what_it_is(explorer):
-    rows = [row.children for row in explorer.children if isinstance(row, ipywidgets.Box)]
-    controls = [control for row in rows for control in row if not isinstance(control, ipywidgets.HTML)]
-    assert len(controls) >= 12
-    assert all(control.description for control in controls)
-
-
 def test_a_photograph_to_start_from_is_credited(explorer):
     assert explorer.climbed.credit == ""
     explorer.from_photograph.click()
@@ -532,33 +530,58 @@ def lab():
 
 
 @pytest.fixture(scope="module")
-def opened(browser, lab, tmp_path_factory):
+def file(lab, explorers_scripts, tmp_path_factory):
+    return written(tmp_path_factory.mktemp("maximization") / "ascent.html", lab.to_html(), explorers_scripts)
+
+
+@pytest.fixture(scope="module")
+def opened(browser, file):
     """A page from disk with one explorer, the network cut."""
-    if not all((assets.WEB / name).exists() for name in assets.RUNTIME_FILES):
-        pytest.skip("the page's runtime is not set up: npm ci --ignore-scripts && npm run runtime")
-    runtime = assets.scripts_html({assets.RUNTIME: assets.asset(assets.RUNTIME, assets.runtime_pack())})
-    path = tmp_path_factory.mktemp("maximization") / "page.html"
-    path.write_text(
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>ascent</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark"><style>:root {color-scheme: light dark}</style>'
-        f"<main><h1>An ascent</h1>{lab.to_html()}</main>{runtime}<script>{assets.script()}</script>",
-        encoding="utf-8",
-    )
     reader = Reader(browser)
-    tab = reader(path, viewport={"width": 1000, "height": 1200})
+    tab = reader(file, viewport={"width": 1000, "height": 1200})
     drawn(tab.locator(".zf-explorer"))
     yield tab
     reader.close()
 
 
-def test_what_the_page_opens_with_is_saved_and_its_python_is_labs(opened, lab):
-    with opened.expect_download() as saving:
-        opened.get_by_role("button", name="Save the picture").click()
-    assert saving.value.suggested_filename == "layer-3--feature-4--its-whole-map-maximised.png"
-    python = copied(opened.locator(".zf-explorer"), "Copy the Python")
+@pytest.fixture(scope="module")
+def still(browser, lab, tmp_path_factory):
+    """The same explorer before its network is there."""
+    reader = Reader(browser)
+    yield reader(waiting(tmp_path_factory.mktemp("maximization") / "still.html", lab.to_html()))
+    reader.close()
+
+
+def test_what_the_page_opens_with_is_saved_and_its_python_is_labs(still, lab):
+    explorer = still.locator(".zf-explorer")
+    name, saved = saved_picture(explorer)
+    assert name == "layer-3--feature-4--its-whole-map-maximised.png"
+    wanted = beside([(lab.climbed.start, None), (lab.climbed.picture, None)])
+    assert_sheets_alike(saved, wanted, smooth=[0, 1])
+    python = copied(explorer, "Copy the Python")
     assert "iterations=8" in python
     assert python == lab.snippet().replace(".0,", ",")
+
+
+NOISE = """([numbers, side, recipe]) => {
+    let n = 0;
+    return [...zfcore.noisePicture(() => numbers[n++], side, recipe)];
+}"""
+
+
+@pytest.mark.parametrize(("frequency", "ratio"), [(0, 1), (1, 8)])
+def test_the_noise_of_the_page_is_pythons_of_the_same_numbers(still, frequency, ratio):
+    radius, angle = np.moveaxis(np.random.default_rng(0).random((4, 3, 64, 64, 2)), -1, 0)
+    numbers = np.stack([radius, angle], -1).reshape(4, -1).tolist()
+    recipe = {"contrast": 0.3, "frequency": frequency}
+    found = torch.tensor([still.evaluate(NOISE, [some, 64, recipe]) for some in numbers], dtype=torch.float64)
+    found = found.view(4, 3, 64, 64)
+    white = torch.tensor(np.sqrt(-2 * np.log(1 - radius)) * np.cos(2 * np.pi * angle))
+    wanted = natural(white, frequency)
+    wanted *= 0.3 / wanted.square().mean((1, 2, 3), keepdim=True).sqrt()
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    amplitude = torch.fft.fft2(found).abs()[..., 0, :].square().mean((0, 1)).sqrt()
+    assert (amplitude[[4, -4]].mean() / amplitude[32]).item() == pytest.approx(ratio, rel=0.4)
 
 
 STEP = """async ([name, picture, target, recipe, move]) => {
@@ -591,6 +614,13 @@ def test_a_step_in_the_page_is_pythons(opened, path, position, move):
     np.testing.assert_allclose(np.reshape(found["picture"], start.shape), wanted, atol=2e-4)
 
 
+TWO_PASSES = """async name => {
+    const network = await zfcore.Network.load(name);
+    const pictures = new Float32Array(3 * 28 * 28);
+    for (const _ of [1, 2]) await network.forward({pictures, outputs: ['8']});
+}"""
+
+
 def history(opened):
     """The points of the curve: what was answered, from the bottom of the drawing."""
     points = opened.locator(".zf-curve polyline").get_attribute("points").split()
@@ -609,10 +639,82 @@ def climb(opened, steps):
 
 def pixels(opened):
     source = opened.locator('[data-panel="climbed"] img').get_attribute("src")
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition("base64,")[2]))).convert("RGB"))
+    return decoded(source)
 
 
-def test_it_climbs_and_pauses_and_climbs_on(opened):
+@pytest.fixture
+def ascent(opened):
+    """The page with an ascent of layer 3, feature 4 from noise, paused."""
+    explorer = opened.locator(".zf-explorer")
+    choose(explorer, layer="8")
+    choose(explorer, feature=4, position="map")
+    opened.locator('[data-do="climb"]', has_text="Pause").wait_for()
+    opened.locator('[data-do="climb"]').click()
+    return opened
+
+
+RECORD = """async name => {
+    const network = await zfcore.Network.load(name);
+    const { forward, project } = network;
+    [window.shown, window.places] = [[], []];
+    network.forward = (wish, lane) => {
+        window.shown.push([...wish.pictures]);
+        return forward.call(network, wish, lane);
+    };
+    network.project = (wish, lane) => {
+        window.places.push([...wish.position]);
+        return project.call(network, wish, lane);
+    };
+    window.forget = () => { delete network.forward; delete network.project; };
+}"""
+
+
+@pytest.fixture
+def first_step(ascent):
+    """Do what starts an ascent, and pause: the first picture that the network saw, and the climbed place."""
+    (state,) = assets.states(ascent.content())
+    ascent.evaluate(RECORD, state["network"])
+
+    def first(start):
+        ascent.evaluate("() => { shown.length = places.length = 0; }")
+        start()
+        ascent.wait_for_function("() => shown.length && places.length")
+        ascent.locator('[data-do="climb"]', has_text="Pause").click()
+        return np.reshape(ascent.evaluate("shown[0]"), (3, 28, 28)), ascent.evaluate("places[0]")
+
+    yield first
+    ascent.evaluate("window.forget()")
+
+
+def test_a_picture_is_shaken_by_no_more_than_the_recipe_says(ascent, first_step):
+    feature = ascent.locator('[data-choice="feature"]')
+    for name in markup.SWITCHES:
+        ascent.locator(f'[data-choice="{name}"]').set_checked(False)
+    found = []
+    for _ in range(3):
+        ascent.locator('[data-choice="jitter"]').set_checked(False)
+        start, _ = first_step(ascent.locator('[data-do="noise"]').click)
+        ascent.locator('[data-choice="jitter"]').set_checked(True)
+        shaken, _ = first_step(lambda: feature.fill("4"))  # from the same noise
+        reach = range(-REGULARISED.jitter, REGULARISED.jitter + 1)
+        moves = [(y, x) for y in reach for x in reach if (np.roll(start, (y, x), (1, 2)) == shaken).all()]
+        assert len(moves) == 1
+        found += moves
+    assert len(set(found)) > 1
+
+
+def test_the_middle_unit_is_climbed_where_it_is_chosen(ascent, first_step):
+    position = ascent.locator('[data-choice="position"]')
+    for part, place, told in (("middle", [3, 3], "its middle unit"), ("map", [-1, -1], "its whole map")):
+        _, found = first_step(lambda part=part: position.select_option(part))
+        assert found == place
+        climb(ascent, 2)
+        assert f"layer 3, feature 4, {told}: the answer went" in ascent.locator(".zf-says").inner_text()
+        assert f'position="{part}"' in copied(ascent.locator(".zf-explorer"), "Copy the Python")
+
+
+def test_it_climbs_and_pauses_and_climbs_on(ascent):
+    opened = ascent
     opened.locator('[data-do="noise"]').click()
     opened.locator('[data-do="climb"]', has_text="Pause").wait_for()
     opened.locator('[data-do="climb"]').click()
@@ -623,13 +725,15 @@ def test_it_climbs_and_pauses_and_climbs_on(opened):
         "layer 3, feature 4, its whole map: the answer went from" in opened.locator(".zf-says").inner_text()
     )
     shown = pixels(opened)
-    opened.wait_for_timeout(300)
+    (state,) = assets.states(opened.content())
+    opened.evaluate(TWO_PASSES, state["network"])  # a step takes two: what went on would have ended
     np.testing.assert_array_equal(pixels(opened), shown)
     climb(opened, len(values) + 3)
     assert len(history(opened)) > len(values)
 
 
-def test_regularisers_and_choices_change_the_picture_in_the_page(opened):
+def test_regularisers_and_choices_change_the_picture_in_the_page(ascent):
+    opened = ascent
     found = []
     for on in (True, False):
         for name in markup.SWITCHES:
@@ -659,7 +763,7 @@ def test_regularisers_and_choices_change_the_picture_in_the_page(opened):
 def test_an_ascent_from_a_picture_of_ones_own_says_no_longer_that_it_is_read(opened):
     stream = io.BytesIO()
     Image.fromarray(PICTURES["coffee"].pixels[100:260, 120:350]).save(stream, "PNG")
-    opened.locator(".zf-explorer").evaluate(DROP, ["mine.png", base64.b64encode(stream.getvalue()).decode()])
+    drop(opened.locator(".zf-explorer"), "mine.png", stream.getvalue())
     opened.locator('[data-photograph="mine.png"][aria-pressed="true"]').wait_for()
     opened.locator('[data-do="climb"]', has_text="Pause").wait_for()
     assert opened.locator(".zf-status").inner_text() == markup.WORDS["hint"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_page import CARD, Aside, small
+from samples import CARD, Aside, small
 from torch import nn
 from typer.testing import CliRunner
 

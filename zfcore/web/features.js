@@ -206,6 +206,8 @@ class FeatureExplorer extends Explorer {
     const { projections, patches } = await this.gallery.nine(path, feature);
     const rows = [projections, patches].filter((row) => row.length).map((row) => contactSheet(row.map((source) => ({ source })), this.state.style, 160, 8));
     const { canvas, context } = canvasOf(rows[0].width, rows.length * 168 - 8);
+    context.fillStyle = "white";
+    context.fillRect(0, 0, canvas.width, canvas.height);
     rows.forEach((row, n) => context.drawImage(row, 0, 168 * n));
     return { canvas, name: `${this.layerName(path)} feature ${feature} nine strongest` };
   }

@@ -60,7 +60,9 @@ async function pieces(name, arrived) {
 async function unpack(pieces) {
   const chunks = pieces.map((piece) => Uint8Array.from(atob(piece), (letter) => letter.charCodeAt(0)));
   const stream = new Blob(chunks).stream().pipeThrough(new DecompressionStream("gzip"));
-  const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
+  const bytes = new Uint8Array(await new Response(stream).arrayBuffer().catch(() => {
+    throw new Error("what arrived is damaged; build the book again");
+  }));
   const end = 4 + new DataView(bytes.buffer).getUint32(0, true);
   /** @type {[string, number, number, number][]} name, offset, length, planes */
   const index = JSON.parse(new TextDecoder().decode(bytes.subarray(4, end)));
