@@ -3,7 +3,7 @@
 (() => {
   const source = /** @type {HTMLScriptElement} */ (document.currentScript).dataset.brings ?? "";
   const stirs = ["beforeprint", "keydown", "pointerdown", "scroll", "touchstart", "wheel"];
-  const near = new IntersectionObserver((seen) => { if (seen.some((one) => one.isIntersecting)) bring(); }, { rootMargin: "100%" });
+  const near = new IntersectionObserver((seen) => { if (seen.some((one) => one.isIntersecting)) bring(); }, { rootMargin: "20%" });
 
   function bring() {
     near.disconnect();
