@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from html import escape
 
 import pytest
 from browser import Reader, fits_a_phone_and_breaks_no_rule
@@ -43,10 +44,13 @@ def shown(page):
 # ------------------------------------------------------------------------------ as HTML
 def test_every_claim_is_a_row_with_its_words_numbers_and_verdict(claims):
     html = claims_html(claims, sections())
-    rows = re.findall(r'<tr role="row" id="claim-(\d+)" data-verdict="([^"]+)"', html)
-    assert rows == [(str(claim.number), claim.verdict) for claim in claims]
-    for claim in claims:
-        assert all(number.text in html for number in claim.numbers)
+    rows = re.findall(r'<tr role="row" id="claim-(\d+)" data-verdict="([^"]+)"(.*?)</tr>', html, re.DOTALL)
+    assert [row[:2] for row in rows] == [(str(claim.number), claim.verdict) for claim in claims]
+    for claim, (*_, row) in zip(claims, rows, strict=True):
+        numbers = [": ".join(filter(None, (n.label, n.text))) for n in claim.numbers]
+        words = (claim.claim, claim.paper, claim.test, claim.why, claim.command, *claim.notes, *numbers)
+        assert all(escape(each) in row for each in words)
+    assert any(claim.notes for claim in claims)
     assert set(MARKS) == set(VERDICTS)
 
 
@@ -103,6 +107,7 @@ def test_the_filter_answers_to_the_keyboard_alone(page, claims):
 
 def test_a_link_to_a_claim_shows_it_whatever_is_filtered(page):
     page.get_by_label("Words").fill("rotation")
+    assert 3 not in shown(page)
     page.evaluate("location.hash = '#claim-3'")
     page.wait_for_function("!document.getElementById('claim-3').hidden")
 

@@ -16,6 +16,7 @@ from zfcore.evaluate import (
     confusion,
     ensemble,
     errors,
+    judge,
     most_confused,
     outcomes,
     paired_difference,
@@ -190,6 +191,12 @@ def test_the_most_confused_pairs_come_first_and_right_answers_never():
     counts = torch.tensor([[50, 2, 0], [7, 50, 2], [0, 1, 50]])
     assert most_confused(counts, 4) == [(1, 0, 7), (0, 1, 2), (1, 2, 2), (2, 1, 1)]
     assert most_confused(counts, 100) == most_confused(counts, 4)
+
+
+def test_a_network_of_other_classes_is_not_judged_on_these_pictures():
+    card = CARD | {"classes": ("other", *"bcdefg")}
+    with pytest.raises(ValueError, match=r"mine knows other classes than these .*judge it on its own data"):
+        judge({"mine": (network(), card)}, pictures())
 
 
 # ------------------------------------------------------------------------------ comparisons

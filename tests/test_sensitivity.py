@@ -332,6 +332,16 @@ def test_the_shell_writes_an_entry_for_trained_and_for_random_weights(tmp_path, 
         }
 
 
+def test_too_few_pictures_that_meet_the_rule_are_refused(monkeypatch):
+    pixels, labels = torch.zeros(30, 3, 64, 64, dtype=torch.uint8), torch.zeros(30, dtype=torch.int64)
+    pictures = LabelledPictures(pixels, labels, ("a",), ("a",), ("",) * 30)
+    monkeypatch.setattr(sensitivity, "tiny_imagenet", lambda split: pictures)
+    monkeypatch.setattr(sensitivity, "tiny_imagenet_boxes", lambda: (torch.tensor([[0, 0, 9, 9]] * 30), ""))
+    monkeypatch.setattr(sensitivity, "eligible", lambda *given, **options: torch.arange(19))
+    with pytest.raises(ValueError, match="only 19 pictures meet the rule; ask for more"):
+        next(sensitivity.occlusion_entries())
+
+
 def test_an_unknown_analysis_is_told_with_the_known_ones():
     result = CliRunner().invoke(app, ["sensitivity", "colours"])
     assert result.exit_code == 2
