@@ -350,10 +350,11 @@ def test_the_strongest_pictures_are_sought_in_the_split_that_is_asked_for(weight
 def test_the_maps_of_a_gallery_are_drawn_with_the_seed(weights, tmp_path, monkeypatch):
     monkeypatch.setenv("ZFCORE_CACHE", str(tmp_path / "cache"))
     folder, drawn = pictures(tmp_path, photos=2) / "photos", []
+    sha256 = model.load(weights)[1]["sha256"]
     for place, seed in (("a", 0), ("b", 0), ("c", 1)):
         asked = ("features", weights, "--data", folder, "--maps", 2, "--seed", seed)
         assert shell(*asked, "--out", tmp_path / place).exit_code == 0
-        walls = Gallery.load(tmp_path / place, "zfnet-64").layers.values()
+        walls = Gallery.load(tmp_path / place, "zfnet-64", sha256).layers.values()
         drawn.append([wall.features for wall in walls])
     assert drawn[0] == drawn[1] != drawn[2]
 
