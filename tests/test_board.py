@@ -68,9 +68,16 @@ def test_a_row_leads_to_its_chapter_in_the_page_and_in_lab(claims, monkeypatch):
 
 
 def test_words_with_signs_of_html_stay_words(claims):
-    html = claims_html([replace(claims[0], claim="a < b & c", aside="x > y")], sections())
-    assert "a &lt; b &amp; c" in html
-    assert "x &gt; y" in html
+    marked = {
+        "claim": "a < b & c",
+        "aside": "x > y",
+        "command": "zfcore <x>",
+        "why": "p & q",
+        "notes": ("<z>",),
+    }
+    html = claims_html([replace(claims[0], **marked)], sections())
+    for words in ("a &lt; b &amp; c", "x &gt; y", "zfcore &lt;x&gt;", "p &amp; q", "&lt;z&gt;"):
+        assert words in html
 
 
 # ------------------------------------------------------------------------------ in a browser

@@ -550,6 +550,15 @@ def test_a_run_in_which_every_picture_changed_cannot_tell_what_a_jump_is(ledger)
     assert verdict(ledger, 11).verdict == UNTESTABLE
 
 
+def test_the_pictures_that_stayed_are_counted_layer_by_layer(ledger):
+    claim_11(ledger, 1)
+    arrays = np.load(ledger.folder / "fig4.npz")
+    stays = [int((arrays[f"{name} images"][0] == arrays[f"{name} images"][1]).sum()) for name in FIVE]
+    assert len(set(stays)) > 1
+    [note] = verdict(ledger, 11).notes
+    assert f"layers 1 to 5: {', '.join(map(str, stays))}, of 12 each." in note
+
+
 def test_a_jump_is_looked_for_within_each_layer(ledger):
     # Layer 1, where images stay, is alike in any case; in the others nothing hangs on the image.
     cases = {"stays": np.array([9.0, 1]), "moves": np.array([1.0, 9])}
