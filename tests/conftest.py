@@ -28,6 +28,12 @@ def tiny_imagenet_root(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """A test draws the same numbers in every run, whatever ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """Nets of this size are slower on several threads, far slower where other work keeps the cores busy."""

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from html import escape
 
 import pytest
 from browser import Reader, fits_a_phone_and_breaks_no_rule, written
@@ -39,10 +40,13 @@ def shown(page):
 # ------------------------------------------------------------------------------ as HTML
 def test_every_claim_is_a_row_with_its_words_numbers_and_verdict(claims):
     html = claims_html(claims, sections())
-    rows = re.findall(r'<tr role="row" id="claim-(\d+)" data-verdict="([^"]+)"', html)
-    assert rows == [(str(claim.number), claim.verdict) for claim in claims]
-    for claim in claims:
-        assert all(number.text in html for number in claim.numbers)
+    rows = re.findall(r'<tr role="row" id="claim-(\d+)" data-verdict="([^"]+)"(.*?)</tr>', html, re.DOTALL)
+    assert [row[:2] for row in rows] == [(str(claim.number), claim.verdict) for claim in claims]
+    for claim, (*_, row) in zip(claims, rows, strict=True):
+        numbers = [": ".join(filter(None, (n.label, n.text))) for n in claim.numbers]
+        words = (claim.claim, claim.paper, claim.test, claim.why, claim.command, *claim.notes, *numbers)
+        assert all(escape(each) in row for each in words)
+    assert any(claim.notes for claim in claims)
     assert set(MARKS) == set(VERDICTS)
 
 
@@ -60,9 +64,16 @@ def test_a_row_leads_to_its_chapter_in_the_page_and_in_lab(claims, monkeypatch):
 
 
 def test_words_with_signs_of_html_stay_words(claims):
-    html = claims_html([replace(claims[0], claim="a < b & c", aside="x > y")], sections())
-    assert "a &lt; b &amp; c" in html
-    assert "x &gt; y" in html
+    marked = {
+        "claim": "a < b & c",
+        "aside": "x > y",
+        "command": "zfcore <x>",
+        "why": "p & q",
+        "notes": ("<z>",),
+    }
+    html = claims_html([replace(claims[0], **marked)], sections())
+    for words in ("a &lt; b &amp; c", "x &gt; y", "zfcore &lt;x&gt;", "p &amp; q", "&lt;z&gt;"):
+        assert words in html
 
 
 # ------------------------------------------------------------------------------ in a browser
@@ -99,6 +110,7 @@ def test_the_filter_answers_to_the_keyboard_alone(page, claims):
 
 def test_a_link_to_a_claim_shows_it_whatever_is_filtered(page):
     page.get_by_label("Words").fill("rotation")
+    assert 3 not in shown(page)
     page.evaluate("location.hash = '#claim-3'")
     page.wait_for_function("!document.getElementById('claim-3').hidden")
 

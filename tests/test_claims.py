@@ -4,7 +4,9 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -14,9 +16,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_cli import understood
+from typer.testing import CliRunner
 
 from zfcore import claims
 from zfcore.claims import EPOCHS, TESTS, WORDS, count, read_claims
+from zfcore.cli import app
+from zfcore.data import patches, to_input
+from zfcore.deconvnet import Deconvnet
 from zfcore.evaluate import percent
 from zfcore.evidence import (
     CONTRADICTED,
@@ -30,10 +37,11 @@ from zfcore.evidence import (
     minus,
 )
 from zfcore.ledger import RESULTS, LedgerError, pack_outcomes, provenance, record
-from zfcore.model import ARCHITECTURES, build, save, until
+from zfcore.model import build, save, until
 from zfcore.protocols import paired
 from zfcore.reproduce import rows_of
 from zfcore.sensitivity import METHODS
+from zfcore.spectra import grid_imprint, strongest_projections
 from zfcore.train import SMALL
 
 BOOK = Path(__file__).parent.parent / "book"
@@ -307,12 +315,13 @@ def claim_22(ledger, side):
     ledger.write("occlusion", "zfnet-64", {"label": {name: interval(0.5) for name in names}})
 
 
-def claim_23(ledger, side, sides=None):
-    for name, one in zip(("cougar_face", "dalmatian", "Faces_easy"), sides or [side] * 3, strict=True):
+def claim_23(ledger, side, sides=None, counts=(20, 20, 20)):
+    names = ("cougar_face", "dalmatian", "Faces_easy")
+    for name, one, n in zip(names, sides or [side] * 3, counts, strict=True):
         gain = {"every": {"gain": {"random": [0.1 * one, 0.01]}}}
         more = {"every": {"random": [0.1 * one, 0.01]}}
         values = {"layer 5": gain, "layer 5 minus layer 7": more}
-        ledger.write("correspondence", f"zfnet-64, {name}", values, "caltech101", n=20)
+        ledger.write("correspondence", f"zfnet-64, {name}", values, "caltech101", n=n)
 
 
 def claim_24(ledger, side):
@@ -391,6 +400,29 @@ DRIVEN = {int(name[6:]): drive for name, drive in list(globals().items()) if re.
 #: What no data of this scale can decide comes out one way alone.
 OPEN = {22, 33, 34, 35}
 EXPECTED = {1: REPRODUCED, 0: UNTESTABLE, -1: CONTRADICTED}
+#: What the notes of a claim say of the entries that its driver writes for side 1.
+NOTES = {
+    1: ["hold 44% of the squared weight when free, 6% when held."],
+    2: ["layer 2 stands for what lies above"],
+    4: ["1 to 5: 0.30, 0.30, 0.30, 0.30, 0.30.", "the rise is +0.000 (−0.010 to +0.010)."],
+    6: ["nine of them cannot differ", "1 to 5: −0.10, −0.10, −0.10, −0.10, −0.10."],
+    8: [
+        "in 12 of 36 steps",
+        "+0.00 (small shift), +0.00 (large shift), +0.00 (small scale), +0.00 (large scale), "
+        "+0.00 (small turn), +0.00 (large turn).",
+    ],
+    11: [", of 12 each."],
+    12: ["+0.00 (shift), +0.00 (scale), +0.00 (turn)."],
+    13: ["0.95 for the shift, 0.95 for the scale;", "0.50 and 0.50."],
+    14: ["grey corners"],
+    16: ["it is +0.000:"],
+    18: ["filters alone −5.0 points (−6.5 to −3.5); smaller stride alone −5.0 points (−6.5 to −3.5)."],
+    20: ["is +0.30:"],
+    21: ["the best, gradient, has +0.20."],
+    26: ["cost +5.0, +5.0 and +30.0 points."],
+    30: ["the best hand-made features"],
+    35: ["1: +0.30 (+0.29 to +0.31).", "1: −0.30 (−0.31 to −0.29)."],
+}
 
 
 @pytest.mark.parametrize("side", [1, 0, -1])
@@ -404,13 +436,35 @@ def test_a_claim_comes_out_as_its_entries_say(number, side, ledger, monkeypatch)
     assert found.entries
     assert found.numbers
     assert all(n.text for n in found.numbers)
+    if side == 1:
+        assert len(found.notes) == len(NOTES.get(number, ()))
+        for note, told in zip(found.notes, NOTES.get(number, ()), strict=True):
+            assert told in note
+
+
+def test_a_number_is_told_with_its_interval_its_unit_and_true_signs(ledger):
+    claim_12(ledger, -1)
+    assert {n.text for n in verdict(ledger, 12).numbers} == {"−0.10 (−0.11 to −0.09)"}
+    claim_19(ledger, 1)
+    assert {n.text for n in verdict(ledger, 19).numbers} == {"+10.0 points (+9.0 to +11.0)"}
+    claim_33(ledger, 1)
+    assert [n.text for n in verdict(ledger, 33).numbers] == ["40.0 %"]  # no interval
+
+
+def test_a_claim_says_on_how_many_pictures_and_networks_it_rests(ledger):
+    claim_23(ledger, 1, counts=(20, 24, 22))
+    claim_24(ledger, 1)
+    claim_30(ledger, 1)
+    assert (verdict(ledger, 23).n, verdict(ledger, 23).scale) == ("20 to 24", "caltech101; zfnet-64")
+    assert (verdict(ledger, 24).n, verdict(ledger, 24).scale) == ("400", "tiny-imagenet; alexnet, zfnet")
+    assert verdict(ledger, 30).scale == "caltech101; pretrained, random"  # rows that name no architecture
 
 
 @pytest.mark.parametrize("number", DRIVEN)
 def test_without_its_entries_a_claim_was_not_run_and_names_the_command(number, ledger):
     found = verdict(ledger, number)
     assert found.verdict == NOT_RUN
-    assert found.command.startswith("zfcore ")
+    understood(found.command)
 
 
 def test_every_claim_is_driven_but_the_one_that_the_eye_decides(ledger):
@@ -496,6 +550,15 @@ def test_a_run_in_which_every_picture_changed_cannot_tell_what_a_jump_is(ledger)
     assert verdict(ledger, 11).verdict == UNTESTABLE
 
 
+def test_the_pictures_that_stayed_are_counted_layer_by_layer(ledger):
+    claim_11(ledger, 1)
+    arrays = np.load(ledger.folder / "fig4.npz")
+    stays = [int((arrays[f"{name} images"][0] == arrays[f"{name} images"][1]).sum()) for name in FIVE]
+    assert len(set(stays)) > 1
+    [note] = verdict(ledger, 11).notes
+    assert f"layers 1 to 5: {', '.join(map(str, stays))}, of 12 each." in note
+
+
 def test_a_jump_is_looked_for_within_each_layer(ledger):
     # Layer 1, where images stay, is alike in any case; in the others nothing hangs on the image.
     cases = {"stays": np.array([9.0, 1]), "moves": np.array([1.0, 9])}
@@ -521,8 +584,9 @@ def test_few_pictures_are_judged_by_their_own_number(ledger):
     assert (number.low, number.high) == pytest.approx(expected.interval)
 
 
-def test_sets_of_faces_that_disagree_decide_nothing(ledger):
-    claim_23(ledger, None, sides=(1, -1, 1))
+@pytest.mark.parametrize("sides", [(1, -1, 1), (-1, 0, -1)])
+def test_sets_of_faces_that_disagree_decide_nothing(ledger, sides):
+    claim_23(ledger, None, sides=sides)
     assert (verdict(ledger, 23).verdict, verdict(ledger, 23).why) == (
         UNTESTABLE,
         "the sets of faces disagree",
@@ -592,9 +656,12 @@ def test_rehearsals_on_patches_are_no_evidence(ledger):
 def test_the_imprint_is_taken_from_the_photographs(ledger):
     w = torch.randn(48, 3, 7, 7, generator=torch.Generator().manual_seed(0)) / 12
     ledger.layers("fig5-7x7-2", w)
-    found = claims._imprint(*claims.first_layers("fig5-7x7-2", ledger.folder))
-    assert len(found) > 50
-    assert ((found >= 0) & (found <= 1)).all()
+    network, card = claims.first_layers("fig5-7x7-2", ledger.folder)
+    some = patches("val").pixels[::4].permute(0, 2, 3, 1).numpy()
+    projections = strongest_projections(Deconvnet(network), to_input(some, card), "features.5")
+    expected = [x for x in grid_imprint(projections, 2).tolist() if not math.isnan(x)]
+    assert len(expected) > 50
+    np.testing.assert_allclose(claims._imprint(network, card), expected)
 
 
 def test_weight_is_spread_over_as_many_filters_as_hold_it():
@@ -655,8 +722,13 @@ def test_a_claim_leads_to_a_figure_that_its_chapter_has():
             assert claim["figure"] in names, claim["number"]
 
 
-def test_the_books_claims_follow_from_its_ledger():
-    found = read_claims()
+@pytest.fixture(scope="module")
+def of_the_book():
+    return read_claims()
+
+
+def test_the_books_claims_follow_from_its_ledger(of_the_book):
+    found = of_the_book
     assert count(found) == {v: sum(claim.verdict == v for claim in found) for v in VERDICTS}
     assert sum(count(found).values()) == 35
     for claim in found:
@@ -670,16 +742,54 @@ def test_the_books_claims_follow_from_its_ledger():
             assert claim.n, claim.number
 
 
-def test_nothing_but_the_ledger_decides(tmp_path):
-    assert not count(read_claims(tmp_path))[REPRODUCED]
-    again, once = (
-        [(claim.verdict, claim.why, claim.numbers) for claim in read_claims(RESULTS)] for _ in range(2)
-    )
-    assert again == once
+def test_nothing_but_the_ledger_decides(of_the_book, tmp_path, monkeypatch):
+    def told(claims):
+        return {claim.number: (claim.verdict, claim.why, claim.numbers) for claim in claims}
+
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(RESULTS, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path)
+    assert {claim.verdict for claim in read_claims(tmp_path / "empty")} == {NOT_RUN, UNTESTABLE}
+    (tmp_path / "copy" / "occlusion.json").unlink()
+    everything, without = told(of_the_book), told(read_claims(tmp_path / "copy"))
+    of_occlusion = {7, 19, 20, 21, 22}
+    assert {without[number][0] for number in of_occlusion} == {NOT_RUN}
+    assert all(without[number] == found for number, found in everything.items() if number not in of_occlusion)
 
 
 def test_the_rows_that_claims_name_are_rows_of_the_tables():
     source = Path(claims.__file__).read_text(encoding="utf-8")
-    named = set(re.findall(r'"((?:alexnet|zfnet|fig5)-[\w-]+)"', source)) - set(ARCHITECTURES)
+    named = set(re.findall(r'"((?:alexnet|zfnet|fig5)-[\w-]+)"', source))
+    assert {"fig5-7x7-1", "alexnet-no3467", "zfnet-wide", "zfnet-ensemble"} <= named
     known = {row.name for target in ("table1", "table2", "fig5") for row in rows_of(target)}
     assert named <= known | {"zfnet-64"}
+
+
+# ------------------------------------------------------------------------------ in the shell
+def test_the_command_lists_the_claims_and_counts_the_verdicts(ledger):
+    def listed(*options):
+        given = ["claims", "--results", str(ledger.folder), *options]
+        result = CliRunner().invoke(app, given, env={"COLUMNS": "1000"})  # nothing is folded
+        assert result.exit_code == 0, result.output
+        *table, told = result.output.strip().splitlines()
+        rows = {int(n): line for line in table for n in re.findall(r"^ *(\d+) +(?:§|arXiv|notes)", line)}
+        lines = [line.strip() for line in table]
+        return rows, lines, told
+
+    claim_24(ledger, 1)
+    every = read_claims(ledger.folder)
+    counts = "in all 1 reproduced, 0 contradicted, 1 not testable at this scale, 33 not run yet"
+    rows, lines, told = listed()
+    assert list(rows) == [claim.number for claim in every]
+    assert told == f"35 of 35 claims; {counts}"
+    assert all(claim.claim in rows[claim.number] for claim in every)
+    assert every[23].numbers[0].text in rows[24]
+    assert "reproduced: the interval is clear of the null" in rows[24]
+    assert "zfcore measure fig2" in lines  # what is missing for claim 3
+    rows, _, told = listed("--verdict", "not")
+    assert (set(rows), told) == (set(range(1, 36)) - {24}, f"34 of 35 claims; {counts}")
+    rows, _, told = listed("--section", "§5.1")
+    assert set(rows) == {claim.number for claim in every if claim.section == "§5.1"} > {24}
+    assert told == f"{len(rows)} of 35 claims; {counts}"
+    assert set(listed("--section", "§5.1", "--verdict", "reproduced")[0]) == {24}
+    assert listed("--section", "§5.9")[::2] == ({}, f"0 of 35 claims; {counts}")

@@ -5,7 +5,10 @@ import dataclasses
 import json
 import os
 import random
+import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +20,7 @@ import safetensors.torch
 import torch
 import typer
 from PIL import Image
+from safetensors import safe_open
 from typer.testing import CliRunner
 
 from zfcore.cli import app, main
@@ -38,11 +42,34 @@ def shell(*arguments, **environment):
     )
 
 
-@pytest.mark.parametrize("command", [command.callback.__name__ for command in app.registered_commands])
-def test_every_command_shows_an_example(command):
-    result = CliRunner().invoke(app, [command, "--help"])
+def understood(line):
+    """The command that a line for the shell calls, once the line has been read as the shell reads it."""
+    words = shlex.split(line)
+    command, words = typer.main.get_command(app), words[words.index("zfcore") + 1 :]
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    command.make_context("zfcore", words)
+    return command
+
+
+def commands(group, *names):
+    """Every command there is, with its name as a tuple."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, *names, name)
+        else:
+            yield pytest.param((*names, name), command, id=" ".join((*names, name)))
+
+
+@pytest.mark.parametrize(("names", "command"), list(commands(typer.main.get_command(app))))
+def test_every_command_shows_examples_that_it_takes(names, command):
+    result = CliRunner().invoke(app, [*names, "--help"])
     assert result.exit_code == 0
-    assert f"zfcore {command}" in result.output
+    assert f"zfcore {' '.join(names)}" in result.output
+    examples = re.findall(r"`([^`]*zfcore[^`]*)`", command.help.split("Example", 1)[1])
+    assert examples
+    for example in examples:
+        assert understood(example).callback.__name__ == command.callback.__name__
 
 
 @pytest.mark.parametrize(
@@ -308,6 +335,7 @@ def test_a_run_killed_at_random_moments_gives_the_same_bits(packed, kills):
     options, draw = ("--epochs", "12", "--checkpoint-seconds", "0"), random.Random(kills)
     out, whole = packed / "runs" / f"killed-{kills}", packed / "runs" / "whole"
     finish(start(packed, "--out", str(whole), *options))
+    hit = []  # the steps of the checkpoints beside which a kill left the run
     for _ in range(kills):
         process, checkpoint = start(packed, "--out", str(out), *options), out / "checkpoint.safetensors"
         began = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
@@ -316,6 +344,10 @@ def test_a_run_killed_at_random_moments_gives_the_same_bits(packed, kills):
         time.sleep(draw.uniform(0, 0.3))  # somewhere in a step, in a checkpoint, between epochs
         process.kill()
         process.communicate()
+        if process.returncode == -signal.SIGKILL:
+            with safe_open(checkpoint, "pt") as file:
+                hit.append(json.loads(file.metadata()["state"])["step"])
+    assert any(0 < step < 12 * 7 for step in hit)  # of 12 epochs with 7 batches
     finish(start(packed, "--out", str(out), *options))
     for name in ("alexnet-64.safetensors", "checkpoint.safetensors"):
         expected = safetensors.torch.load_file(whole / name)
@@ -336,9 +368,11 @@ def test_torchrun_trains_the_same_network_with_two_processes(packed):
     )
     options = ("--epochs", "2", "--precision", "float32", "--average", "none")
     alone, together = packed / "runs" / "alone", packed / "runs" / "together"
-    finish(start(packed, "--out", str(alone), *options))
+    finish(start(packed, "--out", str(alone), *options, "--snapshots", "1"))
     finish(start(packed, "--out", str(together), *options, command=torchrun))
     (one, _), (two, card) = (load(out / "alexnet-64.safetensors") for out in (alone, together))
     assert card["command"].startswith("torchrun --nproc-per-node 2 -m zfcore train alexnet-64 ")
+    before = load(alone / "epoch-01.safetensors")[0].state_dict()
+    assert max((w - before[name]).abs().max() for name, w in one.state_dict().items()) > 10 * 2e-3
     for name, weight in one.state_dict().items():
         torch.testing.assert_close(two.state_dict()[name], weight, rtol=0, atol=2e-3)  # half precision

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import os
 from collections import Counter
 
@@ -13,11 +14,14 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from zfcore import cli, data, evaluate, generalization, model
+from zfcore import cli, data, evaluate, generalization, model, page, publish, train
 from zfcore import reproduce as reproducing
 from zfcore.cli import app
 from zfcore.data import patches
 from zfcore.export import export_onnx
+from zfcore.gallery import Gallery
+from zfcore.maximization import REGULARISED, maximize
+from zfcore.occlusion import occlusion_maps
 from zfcore.train import precision_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -183,6 +187,18 @@ def test_a_fifth_of_every_class_is_held_out_be_it_small_or_large(tmp_path, weigh
     assert Counter(true for _, true, _ in rows(out)[1:]) == {"many": 4, "some": 2, "few": 1}
 
 
+def test_an_unknown_head_lists_the_known_ones(tmp_path, weights):
+    result = shell("transfer", pictures(tmp_path, cats=2, dogs=2), "--weights", weights, "--head", "knn")
+    assert result.exit_code == 2
+    assert "unknown head 'knn'; known: softmax, svm" in told(result)
+
+
+def test_pictures_that_lie_in_no_folder_have_no_class(tmp_path, weights):
+    result = shell("transfer", pictures(tmp_path, mine=2) / "mine", "--weights", weights)
+    assert isinstance(result.exception, ValueError)
+    assert "mine has no folders with pictures; put each class's pictures into one" in str(result.exception)
+
+
 def test_a_class_of_one_picture_cannot_be_held_out(tmp_path, weights):
     result = shell("transfer", pictures(tmp_path, cats=5, dog=1), "--weights", weights)
     assert isinstance(result.exception, ValueError)
@@ -275,6 +291,13 @@ def test_a_card_without_names_of_its_classes_has_them_by_number(weights, tmp_pat
     assert "no class 'cat'; give a label (say, class 0, " in str(shell(*asked, "--target", "cat").exception)
 
 
+def test_weights_of_another_width_are_no_start(weights, tmp_path):
+    asked = ("train", "zfnet-64", "--data", "patches", "--shard", "0of50", "--width", 0.2, "--out", tmp_path)
+    refused = shell(*asked, "--start", weights)
+    assert isinstance(refused.exception, ValueError)
+    assert f"{weights} does not fit zfnet-64 of width 0.2: " in str(refused.exception)
+
+
 @pytest.mark.parametrize("ledger", ["table2", "fig7"])
 def test_the_ledger_of_a_table_is_written_by_reproduce_alone(weights, tmp_path, ledger):
     for command in (("train", "zfnet-64", "--out", tmp_path), ("evaluate", weights)):
@@ -349,3 +372,107 @@ def test_the_contrast_norm_fits_the_recipes_inputs(recipe, alpha, tmp_path):
     network, card = model.load(tmp_path / "zfnet-64.safetensors")
     norms = [module.alpha for module in network.modules() if isinstance(module, model.ContrastNorm)]
     assert {card["alpha"], *norms} == {alpha}
+
+
+# ------------------------------------------------------------------------------ what is asked for is done
+@pytest.mark.parametrize("fill", ["1.5", "noise"])
+def test_the_square_is_filled_and_the_map_summed_as_asked(weights, tmp_path, fill):
+    photo = pictures(tmp_path, photos=1) / "photos" / "0.png"
+    asked = ("--target", 3, "--size", 28, "--stride", 14, "--channel", 2, "--fill", fill, "--seed", 5)
+    result = shell("occlude", photo, "--weights", weights, *asked, "--out", tmp_path)
+    assert result.exit_code == 0, result.exception
+    said = json.loads((tmp_path / "occlusion.json").read_text("utf-8"))
+    network, card = model.load(weights)
+    [image] = data.to_input([photo], card)
+    value = float(fill) if fill == "1.5" else fill
+    maps = occlusion_maps(network, image, 3, 28, 14, said["layer"], value, 2, seed=5)
+    assert (said["channel"], said["fill"], said["seed"]) == (2, value, 5)
+    torch.testing.assert_close(torch.tensor(said["activation"]), maps.activation)
+    torch.testing.assert_close(torch.tensor(said["probability"]), maps.probability)
+
+
+def test_the_climb_has_the_size_the_step_and_the_noise_that_are_asked_for(weights, tmp_path):
+    asked = ("--size", 40, "--step", 0.3, "--seed", 7, "--iterations", 2)
+    result = shell("maximize", "layer 1", 1, "--weights", weights, *asked, "--out", tmp_path)
+    assert result.exit_code == 0, result.exception
+    said = json.loads((tmp_path / "maximize.json").read_text("utf-8"))
+    recipe = dataclasses.replace(REGULARISED, iterations=2, step=0.3)
+    found = maximize(model.load(weights)[0], said["layer"], [1], 40, recipe=recipe, seed=7)
+    assert (said["recipe"], said["seed"]) == (dataclasses.asdict(recipe), 7)
+    np.testing.assert_allclose(said["history"], found.history, rtol=1e-4)
+
+
+def test_the_strongest_pictures_are_sought_in_the_split_that_is_asked_for(weights, tmp_path, monkeypatch):
+    splits = {name: patches("val").take(torch.arange(20)) for name in ("train", "val")}
+    splits["train"] = dataclasses.replace(splits["train"], files=tuple(f"t{n}" for n in range(20)))
+    monkeypatch.setattr(data, "data_set", lambda name, split: splits[split])
+    monkeypatch.setenv("ZFCORE_CACHE", str(tmp_path / "cache"))
+    asked = ("--data", "patches", "--layer", "layer 1", "--feature", 0, "--k", 3, "--weights", weights)
+    for split in splits:
+        assert shell("top", *asked, "--split", split, "--out", tmp_path).exit_code == 0
+        hits = json.loads((tmp_path / "top.json").read_text("utf-8"))["hits"]
+        assert {hit["picture"] for hit in hits} < set(splits[split].files)
+
+
+def test_the_maps_of_a_gallery_are_drawn_with_the_seed(weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZFCORE_CACHE", str(tmp_path / "cache"))
+    folder, drawn = pictures(tmp_path, photos=2) / "photos", []
+    sha256 = model.load(weights)[1]["sha256"]
+    for place, seed in (("a", 0), ("b", 0), ("c", 1)):
+        asked = ("features", weights, "--data", folder, "--maps", 2, "--seed", seed)
+        assert shell(*asked, "--out", tmp_path / place).exit_code == 0
+        walls = Gallery.load(tmp_path / place, "zfnet-64", sha256).layers.values()
+        drawn.append([wall.features for wall in walls])
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_page_has_the_layers_that_are_asked_for_and_no_classifier(weights, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(page, "save_page", lambda *a, **options: given.append((a[3], options)) or "p.html")
+    folder = pictures(tmp_path, photos=1) / "photos"
+    asked = ("page", weights, "--pictures", folder, "--out", tmp_path / "p.html")
+    assert shell(*asked, "--layer", "features.1", "--layer", "features.5", "--features-only").exit_code == 0
+    assert given == [(["features.1", "features.5"], {"features_only": True})]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_training_is_compiled_where_that_is_asked_for(tmp_path, monkeypatch, compiled):
+    class BegunError(Exception):
+        pass
+
+    def begin(*_, **options):
+        raise BegunError(options["compile"])
+
+    monkeypatch.setattr(train, "train", begin)
+    asked = ("train", "zfnet-64", "--data", "patches", "--shard", "0of50", "--out", tmp_path)
+    result = shell(*asked, *["--compile"] * compiled)
+    assert (type(result.exception), result.exception.args) == (BegunError, (compiled,))
+
+
+def test_a_pack_is_of_the_split_in_the_folder_and_without_the_pictures_that_are_asked_for(tmp_path):
+    for name in ("n1", "n2"):
+        (tmp_path / "source" / "val" / name).mkdir(parents=True)
+        for n in range(2):
+            Image.new("RGB", (30, 40)).save(tmp_path / "source" / "val" / name / f"{name}_{n}.JPEG")
+    (tmp_path / "source" / "val" / "n1" / "n1_1.JPEG").write_bytes(b"no picture")
+    asked = ("data", "pack", "imagenet", "--source", tmp_path / "source", "--split", "val", "--workers", 1)
+    refused = shell(*asked, "--out", tmp_path / "out")
+    assert "n1_1.JPEG" in str(refused.exception)
+    packed = shell(*asked, "--out", tmp_path / "out", "--skip-corrupt")
+    assert packed.exit_code == 0, packed.exception
+    assert "val: 3 pictures of 2 classes in 1 shards" in packed.output
+    files = data.PackedPictures.open(tmp_path / "out", "val").files
+    assert sorted(file.rpartition("/")[2] for file in files) == ["n1_0.JPEG", "n2_0.JPEG", "n2_1.JPEG"]
+
+
+def test_parameters_reach_the_chapters_as_what_they_are(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(publish, "publish", lambda *a, **options: given.append((a, options)) or "index.html")
+    asked = ("book", "--seed", 3, "-p", "pictures=20", "--parameter", "words=a=b", "-p", "deep=true")
+    result = shell(*asked, "--out", tmp_path, "--jobs", 1)
+    assert (result.exit_code, result.output.strip()) == (0, "open index.html")
+    parameters = {"scale": "embedded", "device": "cpu", "seed": 3, "pictures": 20, "words": "a=b"}
+    assert given == [((".", parameters | {"deep": True}), {"out": tmp_path, "jobs": 1})]
+    refused = shell("book", "-p", "pictures")
+    assert refused.exit_code == 2
+    assert "'pictures' is not name=value" in told(refused)

@@ -194,6 +194,12 @@ def test_the_most_confused_pairs_come_first_and_right_answers_never():
     assert most_confused(counts, 100) == most_confused(counts, 4)
 
 
+def test_a_network_of_other_classes_is_not_judged_on_these_pictures():
+    card = CARD | {"classes": ("other", *"bcdefg")}
+    with pytest.raises(ValueError, match=r"mine knows other classes than these .*judge it on its own data"):
+        judge({"mine": (network(), card)}, pictures())
+
+
 # ------------------------------------------------------------------------------ comparisons
 def test_two_networks_differ_by_the_pictures_on_which_they_differ():
     a, b = torch.zeros(1000, dtype=torch.bool), torch.zeros(1000, dtype=torch.bool)
@@ -207,6 +213,9 @@ def test_two_networks_differ_by_the_pictures_on_which_they_differ():
     )
     assert not found.tie
     assert paired_difference(b, a).points == -found.points
+    assert (found.sign, paired_difference(b, a).sign) == (1, -1)
+    assert str(found) == "+24.0 points (+21.1 to +26.9)"
+    assert str(paired_difference(b, a)) == "−24.0 points (−26.9 to −21.1)"
 
 
 def test_a_picture_that_is_hard_for_both_tells_nothing():
@@ -222,13 +231,15 @@ def test_equal_outcomes_are_a_tie():
     a = torch.arange(50) % 3 == 0
     found = paired_difference(a, a)
     assert (found.points, found.standard_error, found.interval, found.tie) == (0, 0, (0, 0), True)
+    assert found.sign == 0
 
 
 @pytest.mark.parametrize(("excess", "tie"), [(19, True), (21, False)])
 def test_a_tie_ends_at_two_standard_errors(excess, tie):
     a, b = torch.zeros(2, 100_000, dtype=torch.bool)
     a[: 50 + excess // 2 + 1], b[1000 : 1050 - excess // 2] = True, True  # about 100 pictures differ
-    assert paired_difference(a, b).tie == tie
+    found = paired_difference(a, b)
+    assert (found.tie, found.sign) == (tie, 0 if tie else 1)
 
 
 def recipe(draw, ease, seeds, spread, interaction=0.3):

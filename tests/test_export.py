@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -374,6 +375,12 @@ def test_position_does_not_matter_after_a_flattening(exported):
     one, other = (project(exported[0], "logits", picture, 5, position) for position in [(-1, -1), (3, 7)])
     assert one.any()
     assert torch.equal(one, other)
+
+
+def test_a_layer_in_the_middle_that_is_called_logits_is_refused(tmp_path):
+    network = nn.Sequential(OrderedDict(logits=nn.Conv2d(3, 2, 1), last=nn.ReLU())).eval()
+    with pytest.raises(ValueError, match=r"'logits' is not its result, .*; rename the layer"):
+        export_onnx(network, 8, ["logits"], tmp_path)
 
 
 # ------------------------------------------------------------------------------ ties

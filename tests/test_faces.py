@@ -106,6 +106,18 @@ def test_the_box_around_a_face_holds_its_parts_and_little_more():
     assert (around[:, 3] <= 2 * eyes + 2).all()  # the eyes' distance and half of it on either side
 
 
+def test_the_box_around_a_face_worked_out_by_hand():
+    card = {"resize": 64, "input_size": 56}
+    centres = {  # a usual face; one whose eyes are so near that its parts need more; one in a corner
+        "left eye": np.array([[0.4, 0.35], [0.51, 0.49], [0.1, 0.8]]),
+        "right eye": np.array([[0.4, 0.65], [0.51, 0.51], [0.1, 0.98]]),
+        "nose": np.array([[0.6, 0.51], [0.53, 0.505], [0.2, 0.9]]),
+    }
+    few = Faces("x", [], centres, np.array([0.3, 0.02, 0.18]), ("a", "b", "c"), "")
+    # top, left, height, width: the first from 64 · (0.4 - 0.15) - 4 to 64 · (0.6 + 0.15) - 4 down.
+    assert few.around(card).tolist() == [[12, 9, 32, 38], [27, 26, 4, 4], [0, 41, 15, 15]]
+
+
 # ------------------------------------------------------------------------------ the ledger
 def test_a_summary_is_of_plain_numbers():
     network, card = load("zfnet-64")

@@ -516,15 +516,6 @@ def test_the_shell_gets_checks_and_ends_in_one_on_faults(served, small):
     assert "Verdict: 1 fault; move the folder away and run `zfcore data get tiny-imagenet`." in checked.output
 
 
-@pytest.mark.parametrize(
-    "command", [["data", "get"], ["data", "check"], ["weights", "list"], ["weights", "get"]]
-)
-def test_every_command_shows_an_example(command):
-    shown = CliRunner().invoke(app, [*command, "--help"])
-    assert shown.exit_code == 0
-    assert f"zfcore {' '.join(command)}" in shown.output.split("Example", 1)[1]
-
-
 # ------------------------------------------------------------------------------ public weights
 @pytest.fixture(scope="module")
 def theirs():

@@ -280,6 +280,19 @@ def test_crops_lie_inside_their_photographs_at_every_scale():
         assert crops.names[number] == f"{name} ({top}, {left}) + {side}"
 
 
+def test_crops_stand_half_a_side_apart_and_cover_the_photograph():
+    class Wide:
+        pixels, title = np.zeros((300, 451, 3), np.uint8), ""
+
+    crops, seen = Crops({"x": Wide()}, scales=(1.0, 0.6)), np.zeros((2, 300, 451), bool)
+    corners = {300: [(0, 0), (0, 151)], 180: [(t, le) for t in (0, 120) for le in (0, 90, 181, 271)]}
+    for side, expected in corners.items():
+        assert [(top, left) for _, top, left, of in crops.boxes if of == side] == expected
+    for _, top, left, side in crops.boxes:
+        seen[int(side == 180), top : top + side, left : left + side] = True
+    assert seen.all()
+
+
 def test_overlap_is_a_common_pixel_of_one_photograph():
     crops = Crops({name: photographs()[name] for name in ("chelsea", "coffee")}, scales=(0.5, 0.3))
     found = crops.overlapping()

@@ -198,6 +198,16 @@ def test_rings_are_symmetric_and_stripes_are_not():
     assert scores[2] == 0
 
 
+def test_symmetry_is_the_mean_correlation_over_the_disc():
+    images = torch.randn(2, 3, 9, 11, generator=torch.Generator().manual_seed(0)).double()
+    found = rotational_symmetry(images, (10, 90, 200))
+    disc = np.array([[math.hypot(y - 4, x - 5) <= 4 for x in range(11)] for y in range(9)])
+    for image, score in zip(images.numpy(), found.tolist(), strict=True):
+        turned = [plain_warp(image, "rotate", angle) for angle in (10, 90, 200)]
+        alike = [np.corrcoef(image[:, disc].ravel(), other[:, disc].ravel())[0, 1] for other in turned]
+        assert score == pytest.approx(np.mean(alike))
+
+
 def test_the_features_of_rings_hardly_turn():
     y, x = np.mgrid[:31, :31] - 15
     fading = torch.from_numpy(np.exp(-(y**2 + x**2) / 50))  # so that no corner leaves the picture

@@ -237,8 +237,28 @@ def test_the_code_is_told_by_version_and_commit(tmp_path, monkeypatch):
 
 
 def test_every_ledger_in_the_book_is_in_order():
-    for path in zfcore.ledger.RESULTS.glob("*.json"):
+    paths = list(zfcore.ledger.RESULTS.glob("*.json"))
+    assert paths
+    for path in paths:
         read(path.stem)
+
+
+@pytest.mark.parametrize(
+    ("ledger", "rows"),
+    {
+        "fig2": ["decoding", "diversity", "purity"],
+        "invariance": ["five", "many"],
+        "maximization": ["zfnet-64"],
+        "occlusion": ["zfnet-64"],
+        "correspondence": [f"zfnet-64, {name}" for name in ("Faces_easy", "cougar_face", "dalmatian")],
+    }.items(),
+)
+def test_the_books_numbers_belong_to_the_weights_that_ship(ledger, rows):
+    shipped = json.loads((WEIGHTS / "zfnet-64.json").read_text(encoding="utf-8"))["sha256"]
+    entries = read(ledger)["entries"]
+    assert [entry["row"] for entry in entries if entry["weights_sha256"] == shipped] == rows
+    others = [entry["row"] for entry in entries if entry["weights_sha256"] != shipped]
+    assert all("random weights" in row for row in others)
 
 
 def test_the_readme_gives_the_numbers_of_card_and_ledger(pytestconfig):

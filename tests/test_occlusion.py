@@ -2,8 +2,10 @@
 
 import copy
 import json
+import math
 import re
 import weakref
+from itertools import product
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from typer.testing import CliRunner
 from zfcore.cli import app
 from zfcore.data import photographs, to_input
 from zfcore.model import ContrastNorm, build, initialize_, load
-from zfcore.occlusion import occlusion_maps
+from zfcore.occlusion import fill_picture, occlusion_maps
 from zfcore.trace import CELLWISE_MODULES
 
 steady = settings(deadline=None, derandomize=True, max_examples=60)
@@ -390,6 +392,16 @@ def test_a_blur_keeps_a_flat_picture_and_smooths_any_other():
     image, square = shown("blur")
     assert (square.std((1, 2)) < 0.5 * image[:, :4, :4].std((1, 2))).all()
     torch.testing.assert_close(square.mean((1, 2)), image.mean((1, 2)), rtol=0, atol=0.8)
+
+
+def test_a_blur_is_a_mean_weighted_by_a_gaussian_of_half_the_squares_mean_side():
+    image = torch.randn(2, 9, 7, generator=torch.Generator().manual_seed(0)).double()
+    found = fill_picture(image, "blur", (4, 6))
+    cells = list(product(range(9), range(7)))
+    for y, x in cells:
+        weights = [math.exp(-((y - i) ** 2 + (x - j) ** 2) / (2 * 2.5**2)) for i, j in cells]
+        expected = sum(w * image[:, i, j] for w, (i, j) in zip(weights, cells, strict=True)) / sum(weights)
+        torch.testing.assert_close(found[:, y, x], expected)
 
 
 # ------------------------------------------------------------------------------ the caller's model

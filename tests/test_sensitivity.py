@@ -1,6 +1,8 @@
 """Measures over many scans: each against slow lines or a case that can be worked out by hand."""
 
+import copy
 import json
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from typer.testing import CliRunner
 
 from zfcore import sensitivity
 from zfcore.cli import app
-from zfcore.data import LabelledPictures, photographs, squares, ten_crops
+from zfcore.data import LabelledPictures, photographs, squares, ten_crops, to_input
 from zfcore.deconvnet import Deconvnet
 from zfcore.ledger import read
 from zfcore.model import build, initialize_, load
@@ -148,26 +150,66 @@ def small():
     return model.eval()
 
 
+def contrast_slowly(image):
+    """(H, W): from each pixel to the one below and to the one on the right, summed over the colours."""
+    (height, width), found = image.shape[1:], torch.zeros(image.shape[1:], dtype=image.dtype)
+    for y in range(height):
+        for x in range(width):
+            if y + 1 < height:
+                found[y, x] += (image[:, y + 1, x] - image[:, y, x]).abs().sum()
+            if x + 1 < width:
+                found[y, x] += (image[:, y, x + 1] - image[:, y, x]).abs().sum()
+    return found
+
+
+def stretched_slowly(own, side):
+    """(side, side): between the centres of four cells of (h, w), each weighted by how near it is."""
+    found = torch.zeros(side, side, dtype=own.dtype)
+    for y in range(side):
+        for x in range(side):
+            for corner in product((0, 1), repeat=2):
+                weight, cell = 1.0, []
+                for n, place, further in zip(own.shape, (y, x), corner, strict=True):
+                    at = max((place + 0.5) * n / side - 0.5, 0)
+                    weight *= at % 1 if further else 1 - at % 1
+                    cell.append(min(int(at) + further, n - 1))
+                found[y, x] += weight * own[tuple(cell)]
+    return found
+
+
 def test_a_scan_holds_what_each_call_gives(small):
-    images, targets = torch.randn(3, 3, 56, 56), [4, 0, 2]
+    small = copy.deepcopy(small).double()
+    images, targets = torch.randn(3, 3, 56, 56).double(), [4, 0, 2]
     scans = scan(small, images, targets, "features.13", size=20, stride=12, batch_size=2)
-    net = Deconvnet(small)
+    net, lifted = Deconvnet(small), copy.deepcopy(small)
+    with torch.no_grad():
+        logits = small(images)
+    lifts = [1 - batch.min().clamp(max=0) for batch in logits.split(2) for _ in batch]
+    expected = {name: torch.empty(3, 56, 56).double() for name in scans.covered}
     for n, target in enumerate(targets):
+        image = images[n : n + 1]
         maps = occlusion_maps(small, images[n], target, 20, 12, "features.13")
         assert scans.channel[n] == maps.channel
-        assert scans.label[n] == maps.unoccluded.label
+        assert torch.equal(scans.labels[n], maps.label)
+        assert [scans.label[n], scans.runner_up[n]] == logits[n].topk(2).indices.tolist()
+        torch.testing.assert_close(scans.before[n], logits[n].softmax(0)[target])
         torch.testing.assert_close(scans.drop[n], maps.unoccluded.probability - maps.probability)
         torch.testing.assert_close(scans.fall[n], maps.unoccluded.activation - maps.activation)
-        projected = net.project(images[n : n + 1], "features.13", maps.channel, "map").abs().sum(1)
-        torch.testing.assert_close(
-            scans.covered["projection"][n], under_square(projected, 20, 12)[0], rtol=1e-4, atol=1e-6
-        )
-        gradient = net.project(images[n : n + 1], "classifier.6", target, rule="gradient")
-        first_order = under_square((gradient * images[n]).sum(1), 20, 12)[0]
-        torch.testing.assert_close(scans.covered["gradient × input"][n], first_order, rtol=1e-3, atol=1e-4)
-    assert all(
-        bool((scans.covered[name] >= 0).all()) for name in ("gradient", "guided", "activity", "contrast")
-    )
+        asked = image.clone().requires_grad_()
+        [gradient] = torch.autograd.grad(small(asked)[0, target], asked)
+        expected["gradient"][n] = gradient[0].abs().sum(0)
+        expected["gradient × input"][n] = (gradient[0] * images[n]).sum(0)
+        lifted.classifier[6].bias.data = small.classifier[6].bias + lifts[n]  # no logit is negative
+        for rule in ("guided", "deconvnet"):
+            expected[rule][n] = (
+                Deconvnet(lifted).project(image, "classifier.6", target, rule=rule)[0].abs().sum(0)
+            )
+        expected["projection"][n] = net.project(image, "features.13", maps.channel, "map")[0].abs().sum(0)
+        own = net.activations(image, ["features.13"])["features.13"][0, maps.channel]
+        expected["activity"][n] = stretched_slowly(own, 56)
+        expected["contrast"][n] = contrast_slowly(images[n])
+    for name, mass in expected.items():
+        torch.testing.assert_close(scans.covered[name], under_square(mass, 20, 12), msg=name)
 
 
 def test_a_negative_logit_is_projected_as_a_positive_one(small):
@@ -191,7 +233,6 @@ def test_a_scan_leaves_the_model_as_it_was(small):
     assert all(torch.equal(p, before[name]) for name, p in small.state_dict().items())
 
 
-@pytest.mark.slow
 def test_the_gradient_times_the_input_is_the_first_order_of_hiding():
     """On a linear network it is the drop of the logit itself."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 5)).eval()
@@ -265,7 +306,7 @@ def test_the_shell_writes_an_entry_for_trained_and_for_random_weights(tmp_path, 
     pixels = torch.stack([torch.from_numpy(square(p, card)) for p in known]).permute(0, 3, 1, 2)
     labels = torch.tensor([card["classes"].index(p.wnid) for p in known])
     pictures = LabelledPictures(pixels, labels, tuple(card["classes"]), tuple(card["labels"]), tuple(names))
-    boxes = torch.tensor([[20, 20, 40, 40]] * len(known))
+    boxes = torch.tensor([[16, 16, 32, 32], [16, 30, 32, 46]] * 12)
     monkeypatch.setattr(sensitivity, "tiny_imagenet", lambda split: pictures)
     monkeypatch.setattr(sensitivity, "tiny_imagenet_boxes", lambda: (boxes, "0" * 64))
     every = torch.arange(len(known))
@@ -281,9 +322,24 @@ def test_the_shell_writes_an_entry_for_trained_and_for_random_weights(tmp_path, 
         "zfcore sensitivity occlusion --weights zfnet-64 --pictures 20"
     )
     assert str(tmp_path) not in json.dumps(entries)
-    question = entries["zfnet-64"]["values"]["drop"]["inside minus outside"]
-    assert question["low"] <= question["mean"] <= question["high"]
-    assert network.training is False
+    # The network sees the middle 56 of 64 pixels: what is at 4 there is at 0 here.
+    inside = centres_inside(boxes - 4, side=56, size=28, stride=14)[:20]
+    images = to_input(pixels[:20].permute(0, 2, 3, 1), card)
+    found = measures(scan(network, images, labels[:20], "features.13", 28, 14), inside)
+    for question in ("drop", "pointing game"):
+        assert entries["zfnet-64"]["values"][question] == {
+            name: interval(values) for name, values in found[question].items()
+        }
+
+
+def test_too_few_pictures_that_meet_the_rule_are_refused(monkeypatch):
+    pixels, labels = torch.zeros(30, 3, 64, 64, dtype=torch.uint8), torch.zeros(30, dtype=torch.int64)
+    pictures = LabelledPictures(pixels, labels, ("a",), ("a",), ("",) * 30)
+    monkeypatch.setattr(sensitivity, "tiny_imagenet", lambda split: pictures)
+    monkeypatch.setattr(sensitivity, "tiny_imagenet_boxes", lambda: (torch.tensor([[0, 0, 9, 9]] * 30), ""))
+    monkeypatch.setattr(sensitivity, "eligible", lambda *given, **options: torch.arange(19))
+    with pytest.raises(ValueError, match="only 19 pictures meet the rule; ask for more"):
+        next(sensitivity.occlusion_entries())
 
 
 def test_an_unknown_analysis_is_told_with_the_known_ones():

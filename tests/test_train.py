@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -486,13 +487,34 @@ def test_a_run_killed_at_any_step_ends_as_if_it_had_not_been(tmp_path, at_step, 
     assert_same(run(folder=tmp_path, model=network()), uninterrupted)
 
 
-def test_a_run_killed_between_checkpoints_goes_back_to_the_last(tmp_path, at_step, uninterrupted):
-    at_step(7, kill)
+def test_a_run_killed_between_checkpoints_goes_back_to_the_last(
+    tmp_path, at_step, uninterrupted, monkeypatch
+):
+    at_step(7, kill)  # in the second of three epochs
     with pytest.raises(Killed):
         run(folder=tmp_path)
-    began = []
-    at_step(0, lambda: began.append(0))
+    steps = []
+    monkeypatch.setattr(room, "augment", lambda *given: steps.append(given) or augment(*given))
     assert_same(run(folder=tmp_path), uninterrupted)
+    assert len(steps) == 2 * STEPS
+
+
+def test_an_epoch_has_the_seconds_of_all_runs_that_had_a_part_in_it(tmp_path, monkeypatch):
+    now = [0.0]
+
+    def slow(*given):
+        now[0] += 10
+        if now[0] == 70:  # in the seventh step, the third of the second epoch
+            raise Killed
+        return augment(*given)
+
+    monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(room, "augment", slow)
+    with pytest.raises(Killed):
+        run(folder=tmp_path, checkpoint_seconds=0)
+    now[0] += 1000  # in which nothing ran
+    found = run(folder=tmp_path, checkpoint_seconds=0)
+    assert [row["seconds"] for row in found.history] == [10 * STEPS] * 3
 
 
 def test_a_run_killed_while_its_epoch_is_looked_at_repeats_the_epoch(tmp_path, uninterrupted):
