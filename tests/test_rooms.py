@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "sensitivity": {"model", "data", "evaluate", "ledger", "deconvnet", "occlusion"},
     "faces": {"model", "data", "ledger", "correspondence"},
     "randomization": {"deconvnet"},
-    "evidence": {"ledger"},
+    "evidence": {"ledger", "model"},
     "claims": {
         "data",
         "model",

@@ -307,16 +307,32 @@ def paired_difference(wrong_a: Tensor, wrong_b: Tensor) -> Difference:
     ValueError
         Different pictures (another N), or fewer than two.
     """
-    a, b = (y[None].double() if y.ndim == 1 else y.double() for y in (wrong_a, wrong_b))
-    n = a.shape[1]
-    if b.shape[1] != n or n < 2:
-        raise ValueError(f"outcomes over {n} and {b.shape[1]} pictures; give the same ones, two at least")
-    differences = a.mean(0) - b.mean(0)  # (N,)
+    return paired_contrast((1.0, wrong_a), (-1.0, wrong_b))
+
+
+def paired_contrast(*terms: tuple[float, Tensor]) -> Difference:
+    """A weighted sum of the errors of several networks or recipes, as ``(weight, outcomes)`` each.
+
+    As :func:`paired_difference`, which is the case of the weights 1 and -1; a term's spread between seeds
+    counts by the square of its weight.
+
+    Raises
+    ------
+    ValueError
+        Different pictures (another N), or fewer than two.
+    """
+    terms = [(w, y[None].double() if y.ndim == 1 else y.double()) for w, y in terms]
+    counts = [y.shape[1] for _, y in terms]
+    n = counts[0]
+    if set(counts) != {n} or n < 2:
+        over = " and ".join(map(str, counts))
+        raise ValueError(f"outcomes over {over} pictures; give the same ones, two at least")
+    differences = sum(w * y.mean(0) for w, y in terms)  # (N,)
     variance = float(differences.var()) / n
     rest = variance**2 / (n - 1)  # what Satterthwaite divides by: squares over their degrees of freedom
-    for y in (a, b):
+    for w, y in terms:
         if len(y) > 1:
-            between, counted = _spread_of_seeds(y)
+            between, counted = (w**2 * part for part in _spread_of_seeds(y))
             variance += max(0.0, between - counted)
             rest += between**2 / (len(y) - 1)
     freedom = variance**2 / rest if variance else math.inf
