@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.metrics import confusion_matrix
 from torch import nn
 
@@ -16,8 +17,10 @@ from zfcore.evaluate import (
     confusion,
     ensemble,
     errors,
+    interval,
     most_confused,
     outcomes,
+    paired_contrast,
     paired_difference,
     percent,
     probabilities,
@@ -220,6 +223,31 @@ def test_equal_outcomes_are_a_tie():
     a = torch.arange(50) % 3 == 0
     found = paired_difference(a, a)
     assert (found.points, found.standard_error, found.interval, found.tie) == (0, 0, (0, 0), True)
+
+
+def test_a_sum_of_several_errors_weighs_pictures_and_seeds():
+    draw = np.random.default_rng(0)
+    ease = draw.normal(0, 1, 500)
+    a, b, c = (recipe(draw, ease, seeds, 0.3) for seeds in (3, 1, 2))
+    found = paired_contrast((1.0, a), (0.5, b), (-1.5, c))
+    means = [float(each.double().mean()) for each in (a, b, c)]
+    assert found.points == pytest.approx(100 * (means[0] + means[1] / 2 - 1.5 * means[2]))
+    twice = paired_contrast((2.0, a), (1.0, b), (-3.0, c))
+    assert twice.interval == pytest.approx([2 * end for end in found.interval])
+    once = paired_contrast((1.0, a.double().mean(0)), (0.5, b), (-1.5, c.double().mean(0)))
+    assert found.standard_error > 1.5 * once.standard_error  # that knows of no seeds
+    with pytest.raises(ValueError, match="500 and 500 and 9 pictures"):
+        paired_contrast((1.0, a), (0.5, b), (1.0, c[:, :9]))
+
+
+def test_an_interval_is_the_bootstrap_of_scipy():
+    values = np.random.default_rng(1).normal(3, 1, 37)
+    for draws in (1999, 2000):
+        slow = stats.bootstrap(
+            (values,), np.mean, n_resamples=draws, method="percentile", rng=np.random.default_rng(4)
+        ).confidence_interval
+        found = interval(values, 4, draws)
+        assert (found["low"], found["high"]) == pytest.approx((slow.low, slow.high))
 
 
 @pytest.mark.parametrize(("excess", "tie"), [(19, True), (21, False)])

@@ -23,9 +23,9 @@ from zfcore.sensitivity import (
     commonest_changes,
     difference_inside,
     eligible,
-    interval,
     measures,
     most_covered,
+    over_pictures,
     rank_correlation,
     recognised,
     scan,
@@ -130,13 +130,13 @@ def test_the_commonest_changes_are_counted_once_a_picture():
 
 def test_an_interval_leaves_out_what_is_not_there_and_covers_the_mean():
     values = np.append(np.random.default_rng(1).normal(3, 1, 400), np.nan)
-    found = interval(values)
+    found = over_pictures(values)
     assert found["n"] == 400
     assert found["low"] < found["mean"] < found["high"]
     assert found["high"] - found["low"] == pytest.approx(2 * 1.96 / 20, rel=0.15)
-    assert found == interval(values)  # the same seed
+    assert found == over_pictures(values)  # the same seed
     with pytest.raises(ValueError, match="1 values have no interval"):
-        interval(values[:1])
+        over_pictures(values[:1])
 
 
 # ------------------------------------------------------------------------------ a scan
