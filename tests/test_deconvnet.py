@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune
 
 from zfcore.deconvnet import RULES, Deconvnet, filter_transposed, pool_with_switches, rectify, unpool
 from zfcore.model import ContrastNorm, build, initialize_, untrained
@@ -757,13 +758,44 @@ def test_layers_may_be_called_by_keyword():
     close(net.project(images, "avg_pool2d", 1, (0, 2)), twin.project(images, "3", 1, (0, 2)))
 
 
-def test_a_hook_on_a_layer_is_obeyed_and_keeps_the_whole_picture():
-    model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU())
-    model[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+@pytest.mark.parametrize("where", ["0", "1", "2"])
+@pytest.mark.parametrize("rule", ["deconvnet", "gradient", "guided"])
+def test_through_what_a_hook_changes_there_is_no_way_back(where, rule):
+    model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(), nn.MaxPool2d(2))
     model[0].weight.data.fill_(3.0)
+    images = torch.ones(1, 1, 4, 4)
+    layer = model.get_submodule(where)
+    for register, act in (
+        (layer.register_forward_hook, lambda module, inputs, output: 2 * output),
+        (layer.register_forward_pre_hook, lambda module, inputs: 2 * inputs[0]),
+    ):
+        hook = register(act)
+        net = Deconvnet(model)
+        assert net.activations(images, ["2"])["2"][0, 0, 0, 0] == 6  # which obeys it
+        with pytest.raises(ValueError, match=f"no way back through '{where}': a hook changes"):
+            net.project(images, "2", 0, (0, 1), rule)
+        hook.remove()
+
+
+def test_a_hook_that_looks_on_is_no_matter():
+    seen = []
+    model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(), nn.MaxPool2d(2))
+    model[0].weight.data.fill_(3.0)
+    for layer in model:
+        layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
     net = Deconvnet(model)
-    assert net.project(torch.ones(1, 1, 4, 4), "1", 0, (1, 2))[0, 0, 1, 2] == 6 * 3
-    assert len(model[0]._forward_hooks) == 1
+    assert net.project(torch.ones(1, 1, 4, 4), "2", 0, (0, 1))[0, 0, 0, 2] == 3 * 3
+    assert len(seen) == 3
+    assert all(len(layer._forward_hooks) == 1 for layer in model)
+
+
+def test_hooks_that_set_the_weights_are_no_matter():
+    torch.manual_seed(0)
+    conv, images = nn.Conv2d(3, 4, 3).double(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    plain = Deconvnet(nn.Sequential(conv, nn.ReLU())).project(images, "1", 3, (1, 2))
+    prune.identity(conv, "weight")
+    assert conv._forward_pre_hooks
+    close(Deconvnet(nn.Sequential(conv, nn.ReLU())).project(images, "1", 3, (1, 2)), plain)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import kendalltau
+from scipy import stats
 from sklearn.metrics import confusion_matrix
 from torch import nn
 
@@ -17,9 +17,11 @@ from zfcore.evaluate import (
     confusion,
     ensemble,
     errors,
+    interval,
     judge,
     most_confused,
     outcomes,
+    paired_contrast,
     paired_difference,
     percent,
     probabilities,
@@ -234,6 +236,31 @@ def test_equal_outcomes_are_a_tie():
     assert found.sign == 0
 
 
+def test_a_sum_of_several_errors_weighs_pictures_and_seeds():
+    draw = np.random.default_rng(0)
+    ease = draw.normal(0, 1, 500)
+    a, b, c = (recipe(draw, ease, seeds, 0.3) for seeds in (3, 1, 2))
+    found = paired_contrast((1.0, a), (0.5, b), (-1.5, c))
+    means = [float(each.double().mean()) for each in (a, b, c)]
+    assert found.points == pytest.approx(100 * (means[0] + means[1] / 2 - 1.5 * means[2]))
+    twice = paired_contrast((2.0, a), (1.0, b), (-3.0, c))
+    assert twice.interval == pytest.approx([2 * end for end in found.interval])
+    once = paired_contrast((1.0, a.double().mean(0)), (0.5, b), (-1.5, c.double().mean(0)))
+    assert found.standard_error > 1.5 * once.standard_error  # that knows of no seeds
+    with pytest.raises(ValueError, match="500 and 500 and 9 pictures"):
+        paired_contrast((1.0, a), (0.5, b), (1.0, c[:, :9]))
+
+
+def test_an_interval_is_the_bootstrap_of_scipy():
+    values = np.random.default_rng(1).normal(3, 1, 37)
+    for draws in (1999, 2000):
+        slow = stats.bootstrap(
+            (values,), np.mean, n_resamples=draws, method="percentile", rng=np.random.default_rng(4)
+        ).confidence_interval
+        found = interval(values, 4, draws)
+        assert (found["low"], found["high"]) == pytest.approx((slow.low, slow.high))
+
+
 @pytest.mark.parametrize(("excess", "tie"), [(19, True), (21, False)])
 def test_a_tie_ends_at_two_standard_errors(excess, tie):
     a, b = torch.zeros(2, 100_000, dtype=torch.bool)
@@ -306,8 +333,8 @@ def test_few_rows_agree_by_chance_however_many_pictures_they_answer():
 )
 def test_chance_counts_every_pairing_where_values_are_equal(paper, ours):
     wrong = torch.arange(10) < torch.tensor(ours)[:, None]
-    taus = [abs(kendalltau(paper, pairing).statistic) for pairing in permutations(ours)]
-    here = abs(kendalltau(paper, ours).statistic)
+    taus = [abs(stats.kendalltau(paper, pairing).statistic) for pairing in permutations(ours)]
+    here = abs(stats.kendalltau(paper, ours).statistic)
     found = rank_agreement(paper, wrong, 20).chance
     assert found == pytest.approx(np.mean([tau >= here - 1e-9 for tau in taus]))
 
@@ -318,7 +345,7 @@ def test_chance_of_many_rows_is_drawn_and_the_same_every_time():
     assert found == rank_agreement(paper, ours, 20).chance
     assert 0 < found < 0.005
     unlike = torch.arange(20) < torch.tensor([2, 9, 1, 7, 3, 3, 5, 0, 6, 4])[:, None]
-    exact = kendalltau(paper, [2, 9, 1, 7, 3.01, 3, 5, 0, 6, 4]).pvalue  # the tie broken
+    exact = stats.kendalltau(paper, [2, 9, 1, 7, 3.01, 3, 5, 0, 6, 4]).pvalue  # the tie broken
     assert rank_agreement(paper, unlike, 20).chance == pytest.approx(exact, abs=0.05)
 
 

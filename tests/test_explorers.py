@@ -281,6 +281,51 @@ def test_the_scan_gives_the_maps_of_python_and_any_place_can_be_gone_back_to(ope
     assert square_of(occlusion) == (10, 4, 14)
 
 
+LATE = """async ([name]) => {
+    const network = await zfcore.Network.load(name);
+    network.occlude = (given, wish) => wish.lane ? new Promise(answer => {
+        window.late = () => answer({logits: Float32Array.of(9, 0, 0, 0), sums: Float32Array.of(0)});
+    }) : zfcore.Network.prototype.occlude.call(network, given, wish);
+    window.mend = () => delete network.occlude;
+}"""
+
+
+def test_an_answer_that_comes_late_is_not_shown_at_another_place(opened, occlusion, viewer):
+    choose(occlusion, size=14)
+    stage = occlusion.locator('[data-do="square"]')
+    opened.evaluate(LATE, sorted({state["network"] for state in assets.states(opened.content())}))
+    stage.press("ArrowUp")  # asks, and waits
+    occlusion.get_by_role("button", name="Scan the whole picture").click()
+    occlusion.locator(".zf-status", has_text="Scanned 225 places").wait_for()
+    stage.press("ArrowDown")  # to a place that the scan has visited
+    opened.evaluate("() => { late(); mend(); }")
+    opened.wait_for_timeout(200)
+    assert_says_what_python_says(occlusion, viewer, PICTURES["chelsea"])
+
+
+def test_arrows_that_mean_something_to_the_browser_are_left_to_it(occlusion):
+    before = square_of(occlusion)
+    prevented = occlusion.evaluate("""root => ["altKey", "ctrlKey", "metaKey", "shiftKey"].map(key => {
+        const pressed = {key: "ArrowUp", [key]: true, bubbles: true, cancelable: true};
+        const event = new KeyboardEvent("keydown", pressed);
+        root.querySelector('[data-do="square"]').dispatchEvent(event);
+        return event.defaultPrevented;
+    })""")
+    assert prevented == [False] * 4
+    assert square_of(occlusion) == before
+
+
+def test_the_status_is_not_said_again_at_every_step(opened, occlusion):
+    stage = occlusion.locator('[data-do="square"]')
+    stage.press("ArrowUp")
+    drawn(occlusion)
+    occlusion.locator(".zf-status").evaluate(HEAR)
+    for _ in range(3):
+        stage.press("ArrowUp")
+        drawn(occlusion)
+    assert opened.evaluate("window.heard") == []
+
+
 # Within the page, so that what is measured is its pace and not that of the test's messages.
 MOVE_AND_STOP = """async root => {
     const button = root.querySelector('[data-do="scan"]');
@@ -336,16 +381,17 @@ def test_a_scan_that_fails_says_so_and_can_be_begun_again(opened, occlusion):
 def test_pictures_of_ones_own_are_occluded_as_python_does(occlusion, viewer):
     choose(occlusion, fill="blur")
     pixels = PICTURES["coffee"].pixels
-    for picture in (pixels[100:260, 120:350], pixels[:160, 200:400]):  # under one name
+    pictures = {"mine.png": pixels[100:260, 120:350], "mine.png (2)": pixels[:160, 200:400]}
+    for name, picture in pictures.items():  # in files of one name
         stream = io.BytesIO()
         Image.fromarray(picture).save(stream, "PNG")
         occlusion.locator(".zf-says").evaluate("says => { says.textContent = ''; }")
         drop(occlusion, "mine.png", stream.getvalue())
-        occlusion.locator(".zf-says", has_text="mine.png with a square of 8×8 pixels hidden").wait_for()
+        occlusion.locator(".zf-says", has_text=f"{name} with a square of 8×8 pixels hidden").wait_for()
         drawn(occlusion)
         best = int(viewer.cover(viewer.look("x", stream)).whole[0].argmax())
         assert occlusion.locator('[data-choice="target"]').input_value() == str(best)
-        assert_says_what_python_says(occlusion, viewer, stream, "blur", best, "mine.png")
+        assert_says_what_python_says(occlusion, viewer, stream, "blur", best, name)
 
 
 def test_the_square_and_its_maps_are_saved(occlusion, viewer):
@@ -760,6 +806,29 @@ def test_what_is_wished_before_the_network_is_there_comes_true_once_it_is(
     unit = [int(photo.locator(f'[data-choice="{name}"]').input_value()) for name in ("row", "column")]
     rows = int(photo.locator('[data-choice="row"]').get_attribute("max")) + 1
     assert unit == [int(0.1 * rows), int(0.9 * rows)]
+    reader.close()
+
+
+def test_the_focus_goes_from_the_button_that_starts_the_network_to_what_it_has_started(
+    browser, twins, tmp_path
+):
+    runtime = assets.asset(assets.RUNTIME, assets.runtime_pack())
+    beside = tmp_path / "_static" / "zfcore"
+    beside.mkdir(parents=True)
+    for name, text in runtime.items():
+        (beside / name).write_text(text)
+    file = tmp_path / "waiting.html"
+    file.write_text(
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>waiting</title>'
+        f"{twins['invariance']}<script>{assets.assets_script({assets.RUNTIME: runtime})}</script>"
+        f"<script>{assets.script()}</script>",
+        encoding="utf-8",
+    )
+    reader = Reader(browser)
+    tab = reader(file)
+    tab.locator('.zf-explorer[data-on] [data-do="load"]').press("Enter")
+    drawn(tab.locator(".zf-explorer"))
+    assert tab.evaluate("document.activeElement.dataset.photograph") == "chelsea"
     reader.close()
 
 

@@ -108,6 +108,11 @@ def test_hits_patches_and_projections_are_those_of_a_loop(viewer, gallery, layer
         np.testing.assert_allclose(gallery.projections(layer, feature)[n], projection, atol=1)
 
 
+def test_a_picture_given_as_a_path_has_no_label(tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "cup.png")
+    assert Album({"cup": str(tmp_path / "cup.png")}).labels == [""]
+
+
 def test_a_box_is_the_field_clipped_to_the_picture(viewer, gallery):
     wall = gallery.layers["layer 2"]
     for feature in wall.features:

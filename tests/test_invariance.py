@@ -131,6 +131,12 @@ def test_the_spread_is_the_mean_over_all_pairs_of_pictures():
         torch.testing.assert_close(scales[layer].norms, f.norm(dim=1))
 
 
+def test_a_network_that_ends_in_a_softmax_is_asked_for_its_logits():
+    model = nn.Sequential(network(), nn.Softmax(1))
+    with pytest.raises(ValueError, match="ends in a softmax"):
+        invariance_curves(model, pictures(), "translate", [1], [])
+
+
 # ------------------------------------------------------------------------------ known answers
 @pytest.mark.parametrize(("transform", "nothing"), [("translate", 0), ("scale", 1), ("rotate", 0)])
 def test_a_transformation_by_nothing_moves_nothing(transform, nothing):

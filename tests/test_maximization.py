@@ -339,6 +339,28 @@ def test_what_cannot_be_climbed_is_told(net, arguments, changes, said):
         maximize(net, *arguments, **{"recipe": PLAIN, **changes})
 
 
+def test_as_many_pictures_start_as_there_are_channels(net):
+    start = noise(16, [0, 1])
+    assert maximize(net, "6", 0, start=start[0], iterations=1).image.shape == (3, 16, 16)
+    assert maximize(net, "6", [0, 1], start=start, iterations=1).image.shape == (2, 3, 16, 16)
+    for wrong in (start, start[0, 0]):
+        with pytest.raises(ValueError, match=r"start is \(.*; give \(3, H, W\), or"):
+            maximize(net, "6", [0, 1, 2], start=wrong, iterations=1)
+
+
+def test_a_side_may_be_a_number_of_numpy(net):
+    assert maximize(net, "6", 0, np.int64(16), iterations=1).image.shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_whatever_mode_the_caller_is_in_it_is_climbed_alike(net, mode):
+    wanted = maximize(net, "6", [0, 1], 16, iterations=3)
+    with mode():
+        found = maximize(net, "6", [0, 1], 16, iterations=3)
+    torch.testing.assert_close(found.image, wanted.image)
+    assert found.history == wanted.history
+
+
 def test_weights_that_are_not_finite_are_told_with_the_step():
     net = nn.Sequential(nn.Conv2d(3, 2, 3)).double()
     with torch.no_grad():
@@ -730,6 +752,17 @@ def test_it_climbs_and_pauses_and_climbs_on(ascent):
     np.testing.assert_array_equal(pixels(opened), shown)
     climb(opened, len(values) + 3)
     assert len(history(opened)) > len(values)
+
+
+def test_the_start_is_drawn_once_for_the_whole_ascent(ascent):
+    opened = ascent
+    climb(opened, len(history(opened)) + 1)
+    opened.locator('[data-panel="start"] img').evaluate("""image => {
+        window.drawings = 0;
+        new MutationObserver(some => { window.drawings += some.length; }).observe(image, {attributes: true});
+    }""")
+    climb(opened, len(history(opened)) + 3)
+    assert opened.evaluate("window.drawings") == 0
 
 
 def test_regularisers_and_choices_change_the_picture_in_the_page(ascent):

@@ -241,6 +241,18 @@ def test_the_result_says_which_way_it_was_computed_and_both_are_exact(make, laye
     agree(found, naive_maps(model.eval(), image, 1, (5, 4), 2, hidden, torch.zeros_like(image), 1), **exactly)
 
 
+class Certain(nn.Module):
+    def forward(self, x):
+        return F.softmax(x, 1)
+
+
+@pytest.mark.parametrize("last", [nn.Softmax(1), Certain()])
+def test_a_network_that_ends_in_a_softmax_is_asked_for_its_logits(last):
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(4 * 10 * 10, 3), last)
+    with pytest.raises(ValueError, match="ends in a softmax"):
+        occlusion_maps(model, torch.randn(2, 12, 12), 1, 4, 3)
+
+
 @pytest.mark.parametrize("cellwise", CELLWISE_MODULES)
 def test_whatever_leaves_each_value_in_its_cell_goes_the_fast_way(cellwise):
     torch.manual_seed(0)

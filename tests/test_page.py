@@ -402,6 +402,7 @@ OWN = {
     "cmyk.jpg": encoded(COLOUR.convert("CMYK"), "JPEG", quality=95),
     "transparent.png": encoded(Image.merge("RGBA", [*COLOUR.split(), COLOUR.convert("L")]), "PNG"),
     "dot.png": encoded(Image.new("RGB", (1, 1), (200, 30, 10)), "PNG"),
+    "wide.png": encoded(COLOUR.resize((70_000, 30)), "PNG"),  # wider than a canvas can be
     "long.png": encoded(Image.effect_noise((900, 30), 80).convert("RGB"), "PNG"),
 }
 
@@ -433,6 +434,42 @@ def test_a_file_that_is_no_picture_is_told_in_words_and_the_picture_stays(explor
     assert explorer.locator('[data-photograph="chelsea"]').get_attribute("aria-pressed") == "true"
     choose(explorer, feature=1)
     assert "leaves this computer" in explorer.locator(".zf-status").inner_text()
+
+
+@pytest.mark.parametrize(("name", "told"), [
+    ("holiday.HEIC", "“holiday.HEIC” is a HEIC photograph, which this browser cannot read; save it as JPEG"),
+    ("drawing.svg", "“drawing.svg” is an SVG drawing, which has no pixels of its own; save it as PNG"),
+])  # fmt: skip
+def test_pictures_that_no_browser_reads_are_called_by_their_kind(explorer, name, told):
+    drawing = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
+    explorer.evaluate(DROP, [name, base64.b64encode(drawing).decode()])
+    explorer.locator(".zf-problem", has_text=told).wait_for()
+
+
+def test_files_of_one_name_are_numbered(explorer):
+    for name in ("same.png", "same.png (2)", "same.png (3)"):
+        explorer.evaluate(DROP, ["same.png", base64.b64encode(OWN["photo.png"]).decode()])
+        explorer.locator(f'[data-photograph="{name}"][aria-pressed="true"]').wait_for()
+    drawn(explorer)
+    assert explorer.locator('[data-photograph^="same"]').count() == 3
+
+
+PASTE = """(element, [content, text]) => {
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([Uint8Array.from(atob(content), l => l.charCodeAt(0))], 'stray.png'));
+    if (text) transfer.setData('text/plain', text);
+    element.dispatchEvent(new ClipboardEvent('paste', {clipboardData: transfer, bubbles: true}));
+}"""
+
+
+def test_what_is_pasted_into_a_text_or_as_a_text_is_left_alone(opened, explorer):
+    blob = base64.b64encode(OWN["photo.png"]).decode()
+    area = opened.evaluate_handle("document.body.appendChild(document.createElement('textarea'))")
+    area.evaluate(PASTE, [blob, ""])
+    opened.locator("body").evaluate(PASTE, [blob, "a table"])
+    opened.wait_for_timeout(500)
+    assert explorer.locator('[data-photograph="stray.png"]').count() == 0
+    area.evaluate("area => area.remove()")
 
 
 def test_a_file_is_chosen_and_a_picture_pasted(opened, explorer):
@@ -478,6 +515,30 @@ def test_a_photograph_that_is_clicked_while_another_is_read_stays(explorer):
     drawn(explorer)
     assert explorer.locator('[data-photograph="coffee"]').get_attribute("aria-pressed") == "true"
     assert "leaves this computer" in explorer.locator(".zf-status").inner_text()
+
+
+def test_a_picture_that_waits_for_its_turn_is_not_pressed(explorer):
+    choose(explorer, "chelsea")
+    click = "root.querySelector('[data-photograph=chelsea]').click()"
+    given = ["later.png", base64.b64encode(OWN["photo.png"]).decode()]
+    explorer.evaluate(f"(root, given) => {{ ({DROP})(root, given); {click}; }}", given)
+    explorer.locator('[data-photograph="later.png"]').wait_for()
+    drawn(explorer)
+    assert explorer.locator('[data-photograph][aria-pressed="true"]').count() == 1
+
+
+def test_on_a_phone_the_small_maps_have_a_tab_stop_in_sight(opened, explorer):
+    choose(explorer, "chelsea")
+    explorer.locator('.zf-cell[data-path="5"]').last.click()
+    drawn(explorer)
+    opened.set_viewport_size({"width": 390, "height": 844})
+    opened.wait_for_timeout(200)
+    stops = explorer.evaluate(
+        "root => [...root.querySelectorAll('.zf-cell')]"
+        ".flatMap(cell => cell.tabIndex === 0 ? [cell.offsetParent !== null] : [])"
+    )
+    opened.set_viewport_size({"width": 1000, "height": 1200})
+    assert stops == [True]
 
 
 #: Count how often the page can do something else from the picture's decoding to its thumbnail.
@@ -735,6 +796,38 @@ def test_a_network_that_does_not_start_leaves_nothing_behind(browser, html, tmp_
         tab.locator(".zf-problem", has_text=told).wait_for()
         assert tab.evaluate("window.left") == {"workers": 0, "addresses": 0}
     context.close()
+
+
+def test_a_network_that_stops_for_no_known_reason_says_that(browser, html, tmp_path):
+    stopping = """window.Worker = class {
+        postMessage() { setTimeout(() => this.onerror(new Event("error", {cancelable: true}))); }
+        terminate() {}
+    };"""
+    reader = Reader(browser)
+    tab = reader(waiting(tmp_path / "stopping.html", html, stopping))
+    tab.evaluate("""zfcore.parts["runtime.0.js"] = "AAAA";""")
+    tab.get_by_role("button", name="Start the network").click()
+    tab.locator(".zf-problem", has_text="the network stopped").wait_for()
+    assert "undefined" not in tab.locator(".zf-status").inner_text()
+    reader.close()
+
+
+def test_where_a_field_is_unknown_the_whole_picture_is_framed(browser, html, explorers_scripts, tmp_path):
+    forget = """Promise.all([...document.querySelectorAll(".zf-state")].map(async state => {
+        const network = await zfcore.Network.load(JSON.parse(state.text).network);
+        for (const layer of network.manifest.layers) layer.geometry = null;
+    }))"""
+    reader = Reader(browser)
+    tab = reader(written(tmp_path / "unknown.html", html, explorers_scripts))
+    explorer = tab.locator(".zf-explorer")
+    drawn(explorer)
+    tab.evaluate(f"async () => {{ await {forget}; }}")
+    choose(explorer, "coffee", "5")
+    drawn(explorer)
+    frame = explorer.locator('[data-panel="photograph"] rect').first
+    assert [frame.get_attribute(key) for key in ("x", "y", "width", "height")] == ["0", "0", "28", "28"]
+    assert explorer.locator(".zf-problem").count() == 0
+    reader.close()
 
 
 def test_two_explorers_on_a_page_share_one_network_and_nothing_else(

@@ -5,6 +5,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 from torch import nn
+from torch.nn.utils import prune
 
 from zfcore.deconvnet import Deconvnet
 from zfcore.randomization import (
@@ -52,6 +53,18 @@ def test_a_cascade_may_spare_layers(model):
     steps = dict(cascade(model, "up", keep=["5"]))
     assert list(steps) == ["0", "3"]
     assert all("5" in same(model, changed) for changed in steps.values())
+
+
+def test_a_layer_whose_weight_is_made_of_others_loses_it_as_well(model, images):
+    plain = randomized(model, ["3"])
+    torch.nn.utils.parametrizations.weight_norm(model[3])
+    torch.testing.assert_close(randomized(model, ["3"])(images), plain(images))
+
+
+def test_a_pruned_layer_is_asked_for_a_weight_of_its_own(model):
+    prune.identity(model[3], "weight")
+    with pytest.raises(ValueError, match="the weight of '3' is made of others"):
+        randomized(model, ["3"])
 
 
 def test_what_a_layer_becomes_follows_from_the_seed_alone(model):

@@ -25,9 +25,9 @@ from zfcore.sensitivity import (
     commonest_changes,
     difference_inside,
     eligible,
-    interval,
     measures,
     most_covered,
+    over_pictures,
     rank_correlation,
     recognised,
     scan,
@@ -132,13 +132,13 @@ def test_the_commonest_changes_are_counted_once_a_picture():
 
 def test_an_interval_leaves_out_what_is_not_there_and_covers_the_mean():
     values = np.append(np.random.default_rng(1).normal(3, 1, 400), np.nan)
-    found = interval(values)
+    found = over_pictures(values)
     assert found["n"] == 400
     assert found["low"] < found["mean"] < found["high"]
     assert found["high"] - found["low"] == pytest.approx(2 * 1.96 / 20, rel=0.15)
-    assert found == interval(values)  # the same seed
+    assert found == over_pictures(values)  # the same seed
     with pytest.raises(ValueError, match="1 values have no interval"):
-        interval(values[:1])
+        over_pictures(values[:1])
 
 
 # ------------------------------------------------------------------------------ a scan
@@ -328,7 +328,7 @@ def test_the_shell_writes_an_entry_for_trained_and_for_random_weights(tmp_path, 
     found = measures(scan(network, images, labels[:20], "features.13", 28, 14), inside)
     for question in ("drop", "pointing game"):
         assert entries["zfnet-64"]["values"][question] == {
-            name: interval(values) for name, values in found[question].items()
+            name: over_pictures(values) for name, values in found[question].items()
         }
 
 

@@ -352,6 +352,12 @@ def test_flags_are_restored_where_tracing_fails():
 
 
 # ------------------------------------------------------------------------------ the result
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: nn.Sequential(nn.DataParallel(m), nn.ReLU())])
+def test_a_network_that_is_wrapped_to_run_in_parallel_is_asked_for_bare(wrap):
+    with pytest.raises(ValueError, match=r"give the network inside, model\.module"):
+        trace(wrap(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())))
+
+
 class Returning(nn.Module):
     """Logits, and after them a layer that nobody needs; returned is what a function makes of both."""
 

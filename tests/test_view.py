@@ -46,6 +46,7 @@ def test_a_field_holds_exactly_the_pixels_its_unit_sees(reach, stride, offset, y
     geometry = Geometry((reach, 3), (stride, 2), (offset, 1))
     field = view.Field.of(geometry, (y, x), SIDE)
     rows = [p for p in range(SIDE) if offset + y * stride <= p < offset + y * stride + reach]
+    rows = rows or [0 if offset + y * stride < 0 else SIDE - 1]  # of padding alone: the nearest
     columns = [p for p in range(SIDE) if 1 + 2 * x <= p < 4 + 2 * x]
     assert list(range(field.top, field.bottom)) == rows
     assert list(range(field.left, field.right)) == columns
@@ -294,6 +295,51 @@ def test_layers_are_chosen_by_path_or_by_a_name_of_ones_own():
     model = Functional(3).eval()
     assert view.Viewer(model, CARD, ["relu_1"]).layers == {"relu_1": "relu_1"}
     assert view.Viewer(model, CARD, {"early": "relu"}).layers == {"early": "relu"}
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_three_numbers_may_be_an_array_or_a_tensor(kind):
+    pixels = np.full((20, 20, 3), 100, np.uint8)
+    card = CARD | {key: kind(CARD[key]) for key in ("mean", "scale")}
+    x = view.Viewer(Functional(1).eval(), card).look("grey", pixels).input
+    assert x[0, :, 3, 3].tolist() == pytest.approx([99 / 50, 98 / 60, 97 / 70])
+
+
+def test_a_unit_that_sees_nothing_but_padding_has_a_frame_of_one_pixel():
+    model = nn.Sequential(nn.Conv2d(3, 2, 1, padding=1), nn.ReLU()).eval()
+    viewer = view.Viewer(model, CARD)
+    frame = viewer.frame(viewer.look("mine", np.full((40, 30, 3), 90, np.uint8)), "1", 0, (0, 17))
+    assert frame.field == view.Field(0, 15, 1, 16)
+    assert view.contact_sheet(frame).ndim == 3
+
+
+def test_a_classifier_without_a_relu_is_looked_at_by_its_last_layer():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(256, 5))
+    viewer = view.Viewer(model.eval(), CARD, ["0", "1"])
+    assert viewer.deepest == ("1", "1")
+
+
+def test_a_photographs_python_names_it_as_the_package_does():
+    assert view.Subject.of("my cat", photographs()["chelsea"]).python == 'photographs()["chelsea"]'
+
+
+def test_a_picture_given_as_a_path_is_called_by_its_name():
+    assert view.Subject.of("cup", "pictures/cup.png").title == "cup"
+
+
+def test_a_part_in_training_mode_is_refused_as_the_whole_is():
+    model = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.ReLU(), nn.Dropout()).eval()
+    model[2].train()
+    with pytest.raises(ValueError, match="a part of it is in training mode"):
+        view.Viewer(model, CARD)
+
+
+def test_a_network_that_ends_in_a_softmax_is_asked_for_its_logits():
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 14 * 14, 3)).eval()
+    both = nn.Sequential(model, nn.Softmax(1)).eval()
+    with pytest.raises(ValueError, match="ends in a softmax"):
+        view.Viewer(both, CARD)
+    assert not view.Viewer(both, CARD, classifier=False).classifier
 
 
 def test_what_cannot_be_looked_at_is_told():

@@ -78,8 +78,10 @@ SQUARE = """
 const all = [];
 for (const { width, height, pixels, card } of given.cases) {
   const rgb = Uint8Array.from(Buffer.from(pixels, 'base64'));
-  const rows = (top, count) => Uint8ClampedArray.from({ length: 4 * width * count }, (_, n) =>
-    n % 4 === 3 ? 255 : rgb[3 * (top * width + Math.floor(n / 4)) + (n % 4)]);
+  const rows = (top, count, left, wide) => Uint8ClampedArray.from({ length: 4 * wide * count }, (_, n) => {
+    const [row, column] = [top + Math.floor(n / 4 / wide), left + (Math.floor(n / 4) % wide)];
+    return n % 4 === 3 ? 255 : rgb[3 * (row * width + column) + (n % 4)];
+  });
   all.push(Array.from(await squareOf(rows, width, height, card)));
 }
 return all;

@@ -15,7 +15,7 @@ from PIL import Image
 from samples import CARRIERS, CURVES
 from torch import nn
 
-from zfcore import assets, figures, markup, view
+from zfcore import assets, figures, markup, view, widgets
 from zfcore import model as models
 from zfcore.data import photographs, to_input
 from zfcore.deconvnet import Deconvnet
@@ -195,6 +195,31 @@ def test_the_same_name_again_is_another_picture(explorer):
     assert [name for _, name in explorer.photograph.options].count("mine.png") == 1
 
 
+def test_of_the_readers_own_photographs_the_last_one_is_kept(explorer):
+    for name in ("mine.png", "yours.png", "chelsea"):
+        stream = io.BytesIO()
+        Image.new("RGB", (60, 60), (9, 9, 9)).save(stream, "PNG")
+        explorer.upload.value = uploaded(name, stream.getvalue())
+    assert explorer.photograph.value == "chelsea (2)"  # another photograph has that name
+    assert [name for _, name in explorer.photograph.options] == [*NAMES, "chelsea (2)"]
+    assert set(explorer._seen) <= set(explorer._pictures) == {*NAMES, "chelsea (2)"}
+
+
+def test_the_maps_of_a_few_photographs_are_kept(network, monkeypatch):
+    monkeypatch.setattr(widgets, "KEPT", 2)
+    explorer = PhotoExplorer(*network, {str(n): np.full((60, 60, 3), n, np.uint8) for n in range(4)})
+    for n in (1, 2, 3, 0, 3):
+        explorer.photograph.value = str(n)
+        assert (explorer.frame.seen.square == n).all()
+    assert len(explorer._seen) == 2
+
+
+def test_pictures_given_as_paths_are_called_by_their_names(network, tmp_path):
+    Image.new("RGB", (60, 60)).save(tmp_path / "cup.png")
+    explorer = PhotoExplorer(*network, {"cup": str(tmp_path / "cup.png")})
+    assert explorer.photograph.options == (("cup", "cup"),)
+
+
 def test_the_picture_is_saved_beside_the_notebook(explorer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     explorer.save.click()
@@ -276,6 +301,21 @@ def test_a_network_too_large_for_a_page_goes_there_without_its_classifier(shippe
     html = PhotoExplorer(*shipped, {"chelsea": photographs()["chelsea"]}).to_html()
     assert assets.states(html)[0]["source"]["classifier"] is False
     assert markup.WORDS["unjudged"] in html
+
+
+def test_a_network_too_large_for_a_page_without_its_classifier_as_well_stays_out(shipped, monkeypatch):
+    monkeypatch.setattr(assets, "LARGEST", 100_000)
+    (state,) = assets.states(PhotoExplorer(*shipped, {"chelsea": photographs()["chelsea"]}).to_html())
+    assert state["network"] == ""
+
+
+def test_what_a_page_does_not_take_of_a_network_does_not_count(shipped, monkeypatch):
+    model, card = shipped
+    features = sum(weight.numel() for weight in model.features[:3].parameters())
+    monkeypatch.setattr(assets, "LARGEST", features)
+    viewer = view.Viewer(model, card, {"layer 1": "features.1"}, classifier=False)
+    assert assets.fits(viewer)
+    assert not assets.fits(view.Viewer(model, card, {"layer 2": "features.5"}, classifier=False))
 
 
 def test_both_renderings_are_in_one_output_and_a_live_server_gets_no_twin(shipped, monkeypatch):

@@ -114,9 +114,18 @@ def scripts_html(assets: Mapping[str, Mapping[str, str]]) -> str:
 
 
 # ------------------------------------------------------------------------------ networks
-def fits(model: nn.Module) -> bool:
-    """Whether a network is small enough for a page: with the runtime, 25 MB at most."""
-    return sum(parameter.numel() for parameter in model.parameters()) <= LARGEST
+def fits(viewer: Viewer) -> bool:
+    """Whether what a page takes of a network is small enough: with the runtime, 25 MB at most."""
+    network = viewer.net.trace
+    ends = [*viewer.layers.values(), viewer.deepest[1], *([network.result] if viewer.classifier else [])]
+    weights = {}
+    for step in network.needed(map(network.node, ends)):
+        taken = network.operations[step]
+        if isinstance(taken, nn.Module):
+            weights |= {id(weight): weight.numel() for weight in taken.parameters()}
+        elif step.op == "get_attr" and isinstance(weight := network.compute(step, {}), Tensor):
+            weights[id(weight)] = weight.numel()
+    return sum(weights.values()) <= LARGEST
 
 
 def source(viewer: Viewer, weights: str | None) -> dict | None:

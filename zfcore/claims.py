@@ -36,11 +36,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from zfcore.data import patches, to_input
 from zfcore.deconvnet import Deconvnet
-from zfcore.evaluate import paired_difference
+from zfcore.evaluate import paired_contrast, paired_difference
 from zfcore.evidence import (
     NOT_RUN,
     UNTESTABLE,
@@ -50,6 +51,7 @@ from zfcore.evidence import (
     NotRunError,
     Number,
     UntestableError,
+    contrast,
     drawn,
     judge,
     measured,
@@ -57,7 +59,7 @@ from zfcore.evidence import (
 )
 from zfcore.evolution import convergence, jumps
 from zfcore.generalization import LAYERS
-from zfcore.ledger import RESULTS, LedgerError, find, outcomes
+from zfcore.ledger import RESULTS, LedgerError, outcomes
 from zfcore.model import untrained
 from zfcore.protocols import paired
 from zfcore.reproduce import Experiment, first_layers
@@ -74,6 +76,8 @@ WORDS = RESULTS.parent / "claims.json"
 EPOCHS = 64
 #: A map whose answers correlate so much with its final ones has settled.
 SETTLED = 0.9
+#: Two projections of a map with a cosine below this are different pictures: the map's has jumped.
+JUMP = 0.5
 #: The few pictures per class that shall suffice (Fig. 7).
 FEW = 3
 #: R² from which a curve is called quasi-linear.
@@ -281,7 +285,7 @@ def _first_layer_needs_it(e: Evidence):
         (_filters(free, conv).square().mean((1, 2, 3)).sqrt() > PAPER.radius).double().numpy()
         for conv in convs[:2]
     ]
-    yield drawn("", beyond, lambda a, b, axis: a.mean(axis) - b.mean(axis), times=100, wanted=1)
+    yield contrast("", beyond, times=100, wanted=1)
     yield "upper", {}
 
 
@@ -291,7 +295,7 @@ def _little_between(e: Evidence):
     weights = [_filters(network) for network, _ in _first_layers(e, "fig5-11x11-2", "fig5-7x7-1")]
     bands = [band_shares(w)[:, 1].numpy() for w in weights]
     bands = [band[np.isfinite(band)] for band in bands]
-    yield drawn("", bands, lambda a, b, axis: a.mean(axis) - b.mean(axis), times=100, wanted=-1)
+    yield contrast("", bands, times=100, wanted=-1)
 
 
 @_tests(16)
@@ -303,14 +307,15 @@ def _aliasing(e: Evidence):
     found = _first_layers(e, *rows)
     imprints = [_imprint(network, card) for network, card in found]
     blank = [_imprint(untrained(card), card) for _, card in found]
-
-    def of_stride(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray, axis: int = -1) -> np.ndarray:
-        return (a.mean(axis) + b.mean(axis) - c.mean(axis) - d.mean(axis)) / 2
-
-    here, by_itself = float(of_stride(*imprints)), float(of_stride(*blank))
-    yield drawn("", imprints, of_stride, wanted=1)
+    of_stride = (0.5, 0.5, -0.5, -0.5)
+    here = contrast("of the stride", imprints, of_stride, wanted=1)
+    beyond = contrast(
+        "beyond random filters", imprints + blank, [*of_stride, *(-w for w in of_stride)], wanted=1
+    )
+    yield from (here, beyond)
+    by_itself = here.mean - beyond.mean
     yield "random", {"random": by_itself}
-    if 0 < here <= by_itself:
+    if here.stands > -1 and beyond.stands < 1:
         raise UntestableError("by itself", random=by_itself)
 
 
@@ -326,23 +331,32 @@ def _imprint(network: Any, card: dict, maps: str = "features.5") -> np.ndarray:
 def _fewer_dead(e: Evidence):
     weights = [_filters(network) for network, _ in _first_layers(e, "fig5-7x7-1", "fig5-11x11-2")]
     dead = [flat(w).double().numpy() for w in weights]
-    yield drawn("", dead, lambda a, b, axis: a.mean(axis) - b.mean(axis), times=100, wanted=-1)
+    yield contrast("", dead, times=100, wanted=-1)
 
 
 @_tests(18)
 def _better_classification(e: Evidence):
     # The paper changed both at once, so the claim stands or falls with both; each alone is told beside it.
     rows = ("fig5-7x7-1", "fig5-7x7-2", "fig5-11x11-1", "fig5-11x11-2")
-    found = [e.entry("fig5", row, f"{FIG5} --row {row}").entry for row in rows]
-    a, b, c, d = (outcomes(entry, "one crop top1").double() for entry in found)
-    yield _points("", paired_difference(a, d), wanted=-1)
+    found = {row: e.seeds("fig5", row, f"{FIG5} --row {row}") for row in rows}
+    wrong = [
+        torch.stack([outcomes(each.entry, "one crop top1") for each in trainings])
+        for trainings in found.values()
+    ]
+    yield _points("", paired_difference(wrong[0], wrong[-1]), wanted=-1)
+    halves = {"filters": (0.5, 0.5, -0.5, -0.5), "stride": (0.5, -0.5, 0.5, -0.5)}
     yield (
         "apart",
-        {
-            "filters": paired_difference((a + b) / 2, (c + d) / 2),
-            "stride": paired_difference((a + c) / 2, (b + d) / 2),
-        },
+        {change: paired_contrast(*zip(half, wrong, strict=True)) for change, half in halves.items()},
     )
+    yield from _once(found)
+
+
+def _once(trainings: dict[str, Sequence[Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The note on the rows that were trained once: their interval knows nothing of chance in training."""
+    once = [row for row, each in trainings.items() if len(each) == 1]
+    if once:
+        yield "once", {"rows": "each" if len(once) == len(trainings) else ", ".join(once)}
 
 
 def _points(label: str, difference: Any, **asked: Any) -> Number:
@@ -435,37 +449,49 @@ def _slow_upper_layers(e: Evidence):
     near = {name: r[:, np.isfinite(r).all(0)] for name, r in convergence(arrays).items()}  # (E, M)
     at = arrays["epochs"].tolist()
     first, last = near["layer 1"], near["layer 5"]
-    ahead = drawn(
-        "layer 1 minus layer 5", [first[:-1].mean(0), last[:-1].mean(0)],
-        lambda a, b, axis: a.mean(axis) - b.mean(axis), wanted=1,
-    )  # fmt: skip
+    ahead = contrast("layer 1 minus layer 5", [first[:-1].mean(0), last[:-1].mean(0)], wanted=1)
     yield ahead if epochs >= EPOCHS else replace(ahead, wanted=None)
     if epochs < EPOCHS:
         raise UntestableError("short", epochs=epochs)
     for label, r, epoch, wanted in (("layer 1, epoch 5", first, 5, 1), ("layer 5, epoch 30", last, 30, -1)):
-        yield drawn(label, [r[at.index(epoch)]], np.mean, wanted=wanted, null=SETTLED)
+        yield contrast(label, [r[at.index(epoch)]], [1.0], wanted=wanted, null=SETTLED)
 
 
 @_tests(11)
 def _jumps(e: Evidence):
-    # If a jump is a change of image, the picture holds still where the image does. Images stay mostly in the
-    # lower layers, whose projections are alike anyway, so the two are compared within each layer. Maps are
-    # drawn, not single transitions: the transitions of one map are not independent.
+    # A jump is a picture unlike the one before: most jumps have to come with a change of image. Images stay
+    # mostly in the lower layers, whose projections are alike anyway, so how alike they are is told within
+    # each layer. Maps are drawn, not single transitions: the transitions of one map are not independent.
     arrays, _ = _evolution(e)
-    layers = []
+    layers, leaps = [], []
     for changed, likeness in jumps(arrays).values():  # (E - 1, M) each
         known = np.isfinite(likeness)
         value = np.where(known, likeness, 0)
         layers.append(
             [part.sum(0) for here in (~changed & known, changed & known) for part in (value * here, here)]
         )
+        jumped = known & (likeness < JUMP)
+        leaps.append([(jumped & changed).sum(0), jumped.sum(0)])
     sums = np.array(layers, float)  # (L, 4, M): likenesses and count where the image stayed, where it changed
+    changes, leapt = np.concatenate(leaps, 1).astype(float)  # (L·M,): jumps with another image, all jumps
     if not _weights(sums.sum(-1)).any():
         raise UntestableError("still")
+    if not leapt.any():
+        raise UntestableError("smooth", below=JUMP)
     yield drawn(
-        "", [np.arange(sums.shape[-1])], lambda maps, axis: _within(sums[:, :, maps].sum(axis)), wanted=1
+        "",
+        [changes, leapt],
+        lambda a, b, axis: a.sum(axis) / b.sum(axis).clip(1),
+        100,
+        paired=True,
+        wanted=1,
+        null=50,
     )
     stays, moves = sums[:, 1].sum(1), sums[:, 3].sum(1)
+    share = moves.sum() / (stays + moves).sum()
+    yield "jumps", {"jumps": int(leapt.sum()), "all": int((stays + moves).sum()), "share": share}
+    held = drawn("", [np.arange(sums.shape[-1])], lambda maps, axis: _within(sums[:, :, maps].sum(axis)))
+    yield "within", {"mean": held.mean, "low": held.low, "high": held.high}
     yield "cases", {"stays": ", ".join(f"{n:.0f}" for n in stays), "all": f"{(stays + moves).max():.0f}"}
 
 
@@ -489,35 +515,44 @@ def _invariance_grows(e: Evidence):
     # A rank correlation asks all seven layers at once and no particular curve; that single steps may go the
     # other way is told in the note.
     found = e.entry("invariance", "many", INVARIANCE)
-    against = steps = 0
+    random = e.entry("invariance", "many, random weights", INVARIANCE)
+    against, steps, both = 0, 0, []
     for move, words in MOVES.items():
         for size in ("small", "large"):
-            yield found.number(f"{size} {words}", move, size, "rank correlation with depth", wanted=-1)
+            own, control = (
+                entry.number(f"{size} {words}", move, size, "rank correlation with depth", wanted=-1)
+                for entry in (found, random)
+            )
+            yield own
+            both.append((own, control))
             each = found.at(move, size, "steps")
             against += sum(step["low"] > 0 for step in each)
             steps += len(each)
     if against:
         yield "steps", {"against": against, "all": steps}
-    random = e.entry("invariance", "many, random weights", INVARIANCE)
-    yield _told(
-        random.number(f"{size} {words}", move, size, "rank correlation with depth")
-        for move, words in MOVES.items()
-        for size in ("small", "large")
-    )
+    yield from _told(both)
 
 
-def _told(controls: Iterable[Number]) -> tuple[str, dict[str, Any]]:
-    """The note with every number of the network with random weights."""
-    return "random", {"values": ", ".join(f"{n.mean:+.2f} ({n.label})" for n in controls)}
+def _told(both: Iterable[tuple[Number, Number]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The notes with every number of the network with random weights, by whether ours goes clearly beyond."""
+    told: dict[str, list[str]] = {"as much": [], "less": []}
+    for own, control in both:
+        beyond = minus(own.label, own, control, wanted=own.wanted).stands == 1
+        told["less" if beyond else "as much"].append(f"{control.mean:+.2f} ({control.label})")
+    for key, values in told.items():
+        if values:
+            yield key, {"values": ", ".join(values)}
 
 
 @_tests(12)
 def _dramatic_and_little(e: Evidence):
-    found = e.entry("invariance", "many", INVARIANCE)
-    for move, words in MOVES.items():
-        yield found.number(words, move, "small", "first minus last", wanted=1)
-    random = e.entry("invariance", "many, random weights", INVARIANCE)
-    yield _told(random.number(words, move, "small", "first minus last") for move, words in MOVES.items())
+    found, random = (e.entry("invariance", f"many{words}", INVARIANCE) for words in ("", ", random weights"))
+    both = [
+        tuple(entry.number(words, move, "small", "first minus last", wanted=1) for entry in (found, random))
+        for move, words in MOVES.items()
+    ]
+    yield from (own for own, _ in both)
+    yield from _told(both)
 
 
 @_tests(13)
@@ -599,10 +634,14 @@ def _map_falls(e: Evidence):
 @_tests(21)
 def _map_is_not_the_class(e: Evidence):
     found = _occlusion(e)
-    yield found.number("", "class", "map", wanted=-1, null=0.5)
-    known = {method: found.number("", "class", method).mean for method in METHODS}
-    best = max(known, key=known.get)
-    yield "ceiling", {"method": best, "rho": known[best]}
+    # What starts from the class itself sets the ceiling: where that stays below the null as well, noise
+    # alone would have put the map there.
+    own = found.number("", "class", "map", wanted=-1, null=0.5)
+    yield own
+    best = max((found.number(method, "class", method) for method in METHODS), key=lambda number: number.mean)
+    if own.stands == 1 and best.low <= own.null:
+        raise UntestableError("ceiling", method=best.label, rho=best.mean)
+    yield "ceiling", {"method": best.label, "rho": best.mean}
 
 
 @_tests(22)
@@ -641,7 +680,7 @@ def _with_error(label: str, found: Entry, *path: str) -> Number:
         raise LedgerError(
             f"{found.ledger}, {found.entry['row']}, {' / '.join(path)}: no value and error"
         ) from fault
-    half = 1.96 * error
+    half = float(stats.t.ppf(0.975, found.entry["n"] - 1)) * error
     return measured(label, value, value - half, value + half, wanted=1)
 
 
@@ -675,6 +714,7 @@ def _beats_the_replication(e: Evidence):
     in_2 = read_table("table2", e.folder, data="tiny-imagenet").has("zfnet", "alexnet")
     table = _table(e, "table2" if in_2 and not in_1 else "table1", "alexnet", "zfnet")
     yield _points("", table.difference("zfnet", "alexnet", "ten crops top1"), wanted=-1)
+    yield from _once({row: table.entries[row] for row in ("zfnet", "alexnet")})
 
 
 @_tests(25)
@@ -695,19 +735,19 @@ def _depth(e: Evidence):
     # back (the paper's own has 35.1 % where that one has 71.1), and the row decides nothing about depth.
     names = ("alexnet", "alexnet-no3467", "alexnet-no34", "alexnet-no67")
     table = _table(e, "table2", *names)
-    whole, none, no34, no67 = (table.outcomes(row).double().mean(0) for row in names)
-    halved = paired_difference((none + whole) / 2, (no34 + no67) / 2)
-    low, high = halved.interval
-    yield measured("beyond the sum", 2 * halved.points, 2 * low, 2 * high, wanted=1)
+    whole, none, no34, no67 = map(table.outcomes, names)
+    sums = paired_contrast((1.0, none), (1.0, whole), (-1.0, no34), (-1.0, no67))
+    yield _points("beyond the sum", sums, wanted=1)
     cost = _points("all four", paired_difference(none, whole), wanted=1)
     yield cost
     if cost.mean > 0:  # half of a gain is no bound on a cost
         for label, part in (("layers 3, 4 less half", no34), ("layers 6, 7 less half", no67)):
-            yield _points(label, paired_difference(part, (none + whole) / 2), wanted=-1)
+            yield _points(label, paired_contrast((1.0, part), (-0.5, none), (-0.5, whole)), wanted=-1)
     yield (
         "parts",
         {row.removeprefix("alexnet-"): table.difference(row, "alexnet").points for row in names[1:]},
     )
+    yield from _once({row: table.entries[row] for row in names})
     training = [table.error(row, "train top1") for row in names[:2]]
     if training[0] > training[1]:
         raise UntestableError("unfinished", whole=training[0], none=training[1])
@@ -715,11 +755,14 @@ def _depth(e: Evidence):
 
 @_tests(27)
 def _size_matters_little(e: Evidence):
+    trained = {}
     for base in ("alexnet", "zfnet"):
         for units in (2048, 8192):
             table = _table(e, "table2", base, f"{base}-fc{units}")
             difference = table.difference(f"{base}-fc{units}", base)
             yield _points(f"{base}, {units}", difference, wanted=0, margin=LITTLE)
+            trained |= {row: table.entries[row] for row in (base, f"{base}-fc{units}")}
+    yield from _once(trained)
 
 
 @_tests(28)
@@ -734,6 +777,7 @@ def _more_maps(e: Evidence):
     shift = training[0] - training[1]
     low, high = difference.interval
     yield measured("growth of the gap", difference.points - shift, low - shift, high - shift, wanted=1)
+    yield from _once({row: table.entries[row] for row in ("zfnet", "zfnet-wide", "zfnet-wide-fc8192")})
 
 
 # ------------------------------------------------------------------------------ §5.2, §5.3: other data
@@ -743,7 +787,7 @@ def _splits(e: Evidence, ledger: str, row: str, **config: Any) -> tuple[dict[int
     With the pictures that the source has as well.
     """
     config = {"duplicates": "kept", **config}
-    found = find(ledger, e.folder, row, data="caltech101", **config)
+    found = e.find(ledger, row, **config)
     each = accuracies(found, row, **config)
     if len(each) < 2:
         command = ["zfcore", "reproduce", ledger, "--data", "caltech101", "--row", row]
@@ -776,7 +820,7 @@ def _few_suffice(e: Evidence):
         rows = []
         for layer in (5, 7):
             row = f"{kind}, layer {layer}"
-            found = find("fig7", e.folder, row, data="caltech101", duplicates="kept")
+            found = e.find("fig7", row, duplicates="kept")
             if len(found) < 2:
                 command = shlex.join(["zfcore", "reproduce", "fig7", "--data", "caltech101", "--row", row])
                 raise NotRunError(f"fig7, {row}", command)
@@ -828,9 +872,7 @@ def _heads_alike(e: Evidence):
 def _less_on_pascal(e: Evidence):
     command = 'zfcore reproduce table5 --data voc2007 --row "pretrained, layer 7"'
     found = [
-        entry
-        for data in ("voc2007", "voc2012")
-        for entry in find("table5", e.folder, "pretrained, layer 7", data=data)
+        entry for data in ("voc2007", "voc2012") for entry in e.find("table5", "pretrained, layer 7", data)
     ]
     if not found:
         raise NotRunError("table5, pretrained, layer 7", command)
@@ -846,11 +888,7 @@ def _less_on_pascal(e: Evidence):
 def _logit_not_probability(e: Evidence):
     # Both climbs want the class. But the logit is what the one climbs and the other does not: to say that it
     # raises the class more takes a judge that neither has climbed.
-    trapped = [entry for entry in find("maximization", e.folder) if "trap" in entry["values"]]
-    if not trapped:
-        raise NotRunError("maximization, trap", "zfcore measure maximization")
-    e.read("maximization", trapped[-1])
-    found = Entry("maximization", trapped[-1])
+    found = e.entry("maximization", "zfnet-64", "zfcore measure maximization")
     difference = found.at("trap", "difference")
     try:
         mean, (low, high) = float(difference["mean"]), map(float, difference["interval"])

@@ -272,15 +272,15 @@ def _distances(signs: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Counts come from products of 0 and 1 in single precision, exact up to 2²⁴ units.
     """
     agree = sum(one @ one.t() for one in ((signs == value).float() for value in (-1, 0, 1)))
-    differ = (signs.shape[1] - agree).double()
+    differ = (signs.shape[1] - agree).cpu().double()
     units = [torch.full_like(differ, signs.shape[1]), _in_either(active), _in_either(signs.abs())]
-    return tuple((differ / count.clamp(min=1)).cpu() for count in units)  # of no unit, none differ
+    return tuple(differ / count.clamp(min=1) for count in units)  # of no unit, none differ
 
 
 def _in_either(ones: Tensor) -> Tensor:
     """(N, N): at how many units one or the other of two pictures has a 1."""
     each = ones.sum(1)
-    return (each[:, None] + each - ones @ ones.t()).double()
+    return (each[:, None] + each - ones @ ones.t()).cpu().double()
 
 
 def _delta(distances: Tensor) -> float:

@@ -770,6 +770,12 @@ DATA_SETS: dict[str, Callable[[str], Pictures]] = {
 Picture = str | os.PathLike | IO[bytes] | Image.Image | np.ndarray | Tensor | Photograph
 
 
+def title_of(picture: Picture, otherwise: str) -> str:
+    """What a picture is called: a photograph has a title, all others are called ``otherwise``."""
+    title = getattr(picture, "title", None)
+    return title if isinstance(title, str) else otherwise  # of a path as text, `title` is a method
+
+
 def decode(source: Picture) -> np.ndarray:
     """Decode one picture to 8-bit RGB.
 

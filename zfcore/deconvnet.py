@@ -35,6 +35,7 @@ Example::
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -257,6 +258,7 @@ class Deconvnet:
                     values[step], switches[step] = _pool(pool, values[step.args[0]])
             else:
                 values[step] = self.trace.compute(step, values)
+            self._check_hooks(step, values)
         arrived = {node: _seed(values[node], self.trace.names[node], channels, position, rule)}
         for step in reversed(steps):
             if step not in arrived:  # a constant, or a tensor's size
@@ -369,6 +371,24 @@ class Deconvnet:
             "statistics, linear layers, dropout, sums, concatenations and reshapes; "
             "project a layer before it, or replace it"
         )
+
+    def _check_hooks(self, step: fx.Node, values: dict[fx.Node, object]) -> None:
+        """Insist that a module's hooks look on, as those that set its weights: there is no way back through
+        what they change."""
+        module = self.trace.operations[step]
+        if not (isinstance(module, nn.Module) and (module._forward_hooks or module._forward_pre_hooks)):
+            return
+        pooled = isinstance(module, nn.MaxPool2d)  # and not called, but for its switches
+        hooked = self.trace.compute(step, values) if pooled else values[step]
+        args, kwargs = fx.node.map_arg((step.args, step.kwargs), values.__getitem__)
+        plain = sharing(module, _forward_hooks=OrderedDict(), _forward_pre_hooks=OrderedDict())(
+            *args, **kwargs
+        )
+        if not torch.equal(hooked, plain):
+            raise ValueError(
+                f"no way back through {self.trace.names[step]!r}: a hook changes what it takes or gives; "
+                "remove the hook, or project a layer before it"
+            )
 
     def _can_go_back(self, step: fx.Node) -> bool:
         operation, sources = self.trace.operations[step], self.trace.sources(step)

@@ -19,10 +19,12 @@ averaged over them, and the spread between seeds enters: in the two-way model
 the last term being the part of the spread between seeds that the first one has counted already (for N
 pictures no seed shows its own error exactly). Where seeds do not differ, the maximum makes the standard
 error too large, by a fifth at most in our simulations. One seed tells nothing of others: its bracket is
-0, and the interval is then one for these very weights. Degrees of freedom are Satterthwaite's.
+0, and the interval is then one for these very weights. Degrees of freedom are Satterthwaite's. Sums of more
+than two errors are compared in the same way, each bracket by the square of its weight.
 
 Sources: Zeiler & Fergus, §3 and §5.1, doi:10.1007/978-3-319-10590-1_53; Satterthwaite 1946,
-doi:10.2307/3002019; Kendall 1938, doi:10.1093/biomet/30.1-2.81.
+doi:10.2307/3002019; Kendall 1938, doi:10.1093/biomet/30.1-2.81; percentile intervals: Efron & Tibshirani
+(1993).
 
 Example::
 
@@ -320,16 +322,32 @@ def paired_difference(wrong_a: Tensor, wrong_b: Tensor) -> Difference:
     ValueError
         Different pictures (another N), or fewer than two.
     """
-    a, b = (y[None].double() if y.ndim == 1 else y.double() for y in (wrong_a, wrong_b))
-    n = a.shape[1]
-    if b.shape[1] != n or n < 2:
-        raise ValueError(f"outcomes over {n} and {b.shape[1]} pictures; give the same ones, two at least")
-    differences = a.mean(0) - b.mean(0)  # (N,)
+    return paired_contrast((1.0, wrong_a), (-1.0, wrong_b))
+
+
+def paired_contrast(*terms: tuple[float, Tensor]) -> Difference:
+    """A weighted sum of the errors of several networks or recipes, as ``(weight, outcomes)`` each.
+
+    As :func:`paired_difference`, which is the case of the weights 1 and -1; a term's spread between seeds
+    counts by the square of its weight.
+
+    Raises
+    ------
+    ValueError
+        Different pictures (another N), or fewer than two.
+    """
+    terms = [(w, y[None].double() if y.ndim == 1 else y.double()) for w, y in terms]
+    counts = [y.shape[1] for _, y in terms]
+    n = counts[0]
+    if set(counts) != {n} or n < 2:
+        over = " and ".join(map(str, counts))
+        raise ValueError(f"outcomes over {over} pictures; give the same ones, two at least")
+    differences = sum(w * y.mean(0) for w, y in terms)  # (N,)
     variance = float(differences.var()) / n
     rest = variance**2 / (n - 1)  # what Satterthwaite divides by: squares over their degrees of freedom
-    for y in (a, b):
+    for w, y in terms:
         if len(y) > 1:
-            between, counted = _spread_of_seeds(y)
+            between, counted = (w**2 * part for part in _spread_of_seeds(y))
             variance += max(0.0, between - counted)
             rest += between**2 / (len(y) - 1)
     freedom = variance**2 / rest if variance else math.inf
@@ -344,6 +362,21 @@ def _spread_of_seeds(y: Tensor) -> tuple[float, float]:
     residual = y - y.mean(0) - y.mean(1, keepdim=True) + y.mean()
     interaction = float(residual.square().sum()) / ((seeds - 1) * (n - 1))
     return float(y.mean(1).var()) / seeds, interaction / (n * seeds)
+
+
+def interval(values: np.ndarray, seed: int = 0, draws: int = 2000) -> dict[str, float]:
+    """The mean of ``values`` (N,) and its 95 % interval by bootstrap (percentiles): ``mean, low, high``.
+
+    Fewer than two values have no interval: low and high are the mean.
+    """
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return {"mean": mean, "low": mean, "high": mean}
+    draw, means = np.random.default_rng(seed), []
+    for first in range(0, draws, 200):  # so many at a time, for the memory
+        means.append(values[draw.integers(len(values), size=(min(200, draws - first), len(values)))].mean(1))
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    return {"mean": mean, "low": float(low), "high": float(high)}
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ from tqdm import tqdm
 
 import zfcore
 from zfcore import model
-from zfcore.data import Photograph, Picture, Pictures, decode, squares, to_input
+from zfcore.data import Photograph, Picture, Pictures, decode, squares, title_of, to_input
 from zfcore.figures import stretch
 from zfcore.ledger import RESULTS
 from zfcore.topk import TopActivations, merge, top_activations
@@ -90,7 +90,7 @@ class Album:
             self._pixels = lambda i: pictures[torch.tensor([i])][0].permute(1, 2, 0).numpy()  # -> (H, W, 3)
         else:
             self.names = list(pictures)
-            self.labels = [getattr(picture, "title", "") for picture in pictures.values()]
+            self.labels = [title_of(picture, "") for picture in pictures.values()]
             every = list(pictures.values())
             self._pixels = lambda i: decode(every[i])
 

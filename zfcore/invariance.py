@@ -168,6 +168,8 @@ def invariance_curves(
     _check(transform)
     values, layers, followed = list(values), list(layers), trace(model)
     logits = followed.result
+    if followed.ends_in_softmax:
+        raise ValueError("the network ends in a softmax, and another would follow; give the logits")
     distances = {layer: torch.empty(len(images), len(values), dtype=images.dtype) for layer in layers}
     probabilities = []
     with tqdm(total=len(images) * len(values), desc=transform, disable=not progress, leave=False) as bar:
@@ -217,8 +219,9 @@ def feature_scales(
     for some in images.split(batch_size):
         for layer, maps in followed.activations(some, layers).items():
             features = maps.flatten(1)
-            squares[layer].append(features.double().square().sum(1).cpu())
-            sums[layer] = sums.get(layer, 0) + features.double().sum(0).cpu()
+            features = features.cpu().double()  # not every device has doubles
+            squares[layer].append(features.square().sum(1))
+            sums[layer] = sums.get(layer, 0) + features.sum(0)
     scales = {}
     for layer in layers:
         of_each, n = torch.cat(squares[layer]), len(images)
@@ -240,18 +243,18 @@ def rotational_symmetry(images: Tensor, degrees: Sequence[float] = tuple(range(1
         (N, C, H, W), floating point.
     """
     height, width = images.shape[2:]
-    y = torch.arange(height, device=images.device)[:, None] - (height - 1) / 2
-    x = torch.arange(width, device=images.device)[None, :] - (width - 1) / 2
+    y = torch.arange(height)[:, None] - (height - 1) / 2
+    x = torch.arange(width)[None, :] - (width - 1) / 2
     disc = y.square() + x.square() <= ((min(height, width) - 1) / 2) ** 2
 
     def pattern(pictures: Tensor) -> Tensor:
-        inside = pictures.double()[:, :, disc].flatten(1)
+        inside = pictures.cpu().double()[:, :, disc].flatten(1)
         inside = inside - inside.mean(1, keepdim=True)
         return inside / inside.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
     original = pattern(images)
     every = [(pattern(warp(images, "rotate", angle)) * original).sum(1) for angle in degrees]
-    return torch.stack(every).mean(0).to(images.dtype)
+    return torch.stack(every).mean(0).to(images.dtype).to(images.device)
 
 
 def _check(transform: str) -> None:

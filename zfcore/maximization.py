@@ -43,6 +43,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -172,7 +173,7 @@ def maximize(
     ------
     ValueError
         Unknown layer, channel, position, objective or setting (the message says what there is); pictures of
-        this size do not pass; the gradient is not finite.
+        this size, or so many to start from, do not pass; the gradient is not finite.
     """
     channels, seeds = _listed(channel, "channel"), _listed(seed, "seed")
     known = [field.name for field in fields(Recipe)]
@@ -183,6 +184,11 @@ def maximize(
         raise ValueError(f"{len(seeds)} seeds for {len(channels)} channels; give one, or one for each")
     seeds *= len(channels) if len(seeds) == 1 else 1
     answer = Answer(trace(model), layer, channels, position, objective, recipe.wake)
+    if start is not None and (start.ndim, *start.shape[:-3]) not in ((3,), (4, 1), (4, len(channels))):
+        raise ValueError(
+            f"start is {tuple(start.shape)}; give (3, H, W), or (B, 3, H, W) with one for each of the "
+            f"{len(channels)} channels"
+        )
     if start is None:
         start = noise(size, seeds, recipe.contrast, recipe.frequency, channels=_colours(answer.network))
         weight = next(model.parameters(), start)
@@ -230,8 +236,8 @@ def ascend(answer: Answer, start: Tensor, recipe: Recipe, seeds: Sequence[int]) 
     for number in range(recipe.iterations):
         who = climbing.nonzero()[:, 0]
         moves = [Move.drawn(draws[n], recipe) for n in who]
-        x = pictures[who].requires_grad_()
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
+            x = pictures[who].requires_grad_()
             values, climbed = answer(moved(x, moves), who)
             (gradient,) = torch.autograd.grad(climbed.sum(), x)
         for n, one in zip(who.tolist(), gradient, strict=True):
@@ -382,7 +388,7 @@ def noise(
     ``contrast`` is the standard deviation, ``size`` a side in pixels or (height, width), ``frequency`` the
     power by which :func:`natural` divides; ``ValueError`` for a size below 1.
     """
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = (size, size) if isinstance(size, Integral) else size
     if min(height, width) < 1:
         raise ValueError(f"the size is {size}; a side of at least 1 pixel is accepted")
     shape, generator = (channels, height, width), torch.Generator()

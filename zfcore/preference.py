@@ -37,9 +37,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from zfcore.evaluate import interval
 from zfcore.ledger import provenance
 from zfcore.maximization import PLAIN, REGULARISED, Recipe, maximize, noise
-from zfcore.selectivity import interval
 from zfcore.spectra import band_shares
 from zfcore.view import Viewer
 
@@ -122,7 +122,7 @@ def regularisers(
             r = maximize(viewer.model, layer, chosen * 2, viewer.side, **aim)
             reached = torch.tensor([history[-1] for history in r.history], dtype=torch.float64)
             plain = found["plain"]["reached"][-1] if name != "plain" else reached
-            pictures = r.image[see].double().cpu()
+            pictures = r.image[see].cpu().double()
             first, second = pictures.flatten(1).split(len(chosen))
             measured = {
                 "reached": reached,
@@ -181,5 +181,5 @@ def _answers(viewer: Viewer, layer: str, pictures: Tensor) -> Tensor:
     weight = next(viewer.model.parameters())
     with torch.no_grad():
         return (
-            viewer.net.activations(pictures.to(weight.dtype).to(weight.device), [layer])[layer].double().cpu()
+            viewer.net.activations(pictures.to(weight.dtype).to(weight.device), [layer])[layer].cpu().double()
         )

@@ -40,6 +40,7 @@ import numpy as np
 import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from zfcore.deconvnet import Deconvnet
 
@@ -51,20 +52,32 @@ def randomized(model: nn.Module, layers: Sequence[str], seed: int = 0) -> nn.Mod
     A layer's weights follow from ``seed`` and its place among the model's layers, whichever others are drawn.
     The global generator is left as it was.
 
-    Raises ``ValueError`` for a name that is no such layer; the message lists them.
+    Raises ``ValueError`` for a name that is no such layer (the message lists them), and for a layer whose
+    weight is made of others, as a pruned one's.
     """
     known = weighted(model)
     if unknown := [name for name in layers if name not in known]:
         raise ValueError(
             f"no convolution or linear layer {', '.join(unknown)}; there are: {', '.join(known)}"
         )
+    for name in layers:
+        layer = model.get_submodule(name)
+        if not ("weight" in layer._parameters or is_parametrized(layer, "weight")):
+            raise ValueError(
+                f"the weight of {name!r} is made of others, as by pruning or weight norm: first call "
+                "torch.nn.utils.prune.remove or torch.nn.utils.remove_weight_norm"
+            )
     changed = copy.deepcopy(model)
     for name in layers:
         layer = changed.get_submodule(name)
         draw = torch.Generator().manual_seed(1000 * seed + known.index(name))
         fan_in = layer.weight[0].numel()
         noise = torch.randn(layer.weight.shape, generator=draw) * (2 / fan_in) ** 0.5
-        layer.weight.data.copy_(noise)
+        with torch.no_grad():
+            if is_parametrized(layer, "weight"):  # what it is made of follows
+                layer.weight = noise.to(layer.weight)
+            else:
+                layer.weight.copy_(noise)
         if layer.bias is not None:
             layer.bias.data.zero_()
     return changed
@@ -185,7 +198,7 @@ def likeness(a: Tensor, b: Tensor, boxes: Sequence[tuple[int, int, int, int]] | 
     """
     options = {"data_range": 2.0, "gaussian_weights": True, "use_sample_covariance": False, "channel_axis": 0}
     found = []
-    for n, (x, y) in enumerate(zip(a.double().cpu().numpy(), b.double().cpu().numpy(), strict=True)):
+    for n, (x, y) in enumerate(zip(a.cpu().double().numpy(), b.cpu().double().numpy(), strict=True)):
         _, local = structural_similarity(x, y, full=True, **options)  # (C, H, W)
         top, left, bottom, right = (0, 0, *x.shape[1:]) if boxes is None else boxes[n]
         found.append(local[:, max(0, top) : bottom, max(0, left) : right].mean())

@@ -20,7 +20,8 @@ Tibshirani (1993).
 Example::
 
     import torch
-    from zfcore.selectivity import interval, purity
+    from zfcore.evaluate import interval
+    from zfcore.selectivity import purity
     share, entropy = purity(torch.tensor([[3, 3, 3, 3, 3, 3, 3, 8, 9], [0, 1, 2, 3, 4, 5, 6, 7, 8]]))
     interval(share.numpy())                         # {'mean': 0.44, 'low': 0.11, 'high': 0.78}
 """
@@ -37,7 +38,6 @@ import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from scipy import stats
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict
 from torch import Tensor, nn
@@ -45,6 +45,7 @@ from tqdm import tqdm
 
 from zfcore import model as networks
 from zfcore.data import Pictures
+from zfcore.evaluate import interval
 from zfcore.gallery import Album, Gallery, inputs
 from zfcore.ledger import provenance
 from zfcore.view import Viewer
@@ -55,20 +56,6 @@ SHARE = 0.64
 CLASSES = 40
 #: Penalties of the ridge regression, in units of the mean squared length of the (centred) features.
 PENALTIES = (0.01, 0.1, 1.0, 10.0)
-
-
-def interval(values: np.ndarray, seed: int = 0) -> dict[str, float]:
-    """The mean of ``values`` (N,) and its 95 % interval by bootstrap over them: ``mean, low, high``.
-
-    Fewer than two values have no interval: low and high are the mean.
-    """
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return {"mean": mean, "low": mean, "high": mean}
-    drawn = stats.bootstrap(
-        (values,), np.mean, n_resamples=2000, method="percentile", batch=200, rng=np.random.default_rng(seed)
-    ).confidence_interval
-    return {"mean": mean, "low": float(drawn.low), "high": float(drawn.high)}
 
 
 # ------------------------------------------------------------------------------ purity
@@ -226,7 +213,8 @@ def decoded(features: np.ndarray, targets: np.ndarray, seed: int = 0) -> np.ndar
     Returns
     -------
     ndarray
-        (N, T), every row told by a regression that has not seen its target.
+        (N, T), every row told by a regression that has not seen its target. Features and targets are centred
+        once over all N: of what is held out it knows no more than that mean.
     """
     features, centre = features - features.mean(0), targets.mean(0)
     kernel = (features @ features.T).astype(np.float64)  # N × N, for D is often larger

@@ -2,7 +2,7 @@ r"""What the sliding square says over many pictures: the claims of §4.2 as numb
 
 Four photographs can be chosen; hundreds cannot. Here every picture of a set that meets a stated rule is
 scanned (:func:`scan`), each question becomes one number per picture (:func:`measures`), and a bootstrap
-over the pictures tells how sure their mean is (:func:`interval`):
+over the pictures tells how sure their mean is (:func:`over_pictures`):
 
 - *Pointing game*: is the centre of the square that hurts the class most inside the object's box? Against a
   random position, the middle one, and the box of another picture.
@@ -54,7 +54,7 @@ from tqdm import tqdm
 
 from zfcore.data import LabelledPictures, Picture, folder_of, squares, tiny_imagenet, to_input
 from zfcore.deconvnet import Deconvnet
-from zfcore.evaluate import outcomes
+from zfcore.evaluate import interval, outcomes
 from zfcore.ledger import provenance
 from zfcore.model import load, untrained
 from zfcore.occlusion import occlusion_maps
@@ -169,7 +169,7 @@ def _contrast(images: Tensor) -> Tensor:
 
 def under_square(mass: Tensor, size: int, stride: int) -> Tensor:
     """The sum of (N, H, W) under the square at each of its positions, (N, R, C)."""
-    return F.avg_pool2d(mass[:, None].double(), size, stride)[:, 0] * size**2
+    return F.avg_pool2d(mass[:, None].cpu().double(), size, stride)[:, 0] * size**2
 
 
 def centres_inside(boxes: Tensor, side: int, size: int, stride: int) -> Tensor:
@@ -290,19 +290,16 @@ def measures(scans: Scans, inside: Tensor) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def interval(values: np.ndarray, seed: int = 0, draws: int = 1999) -> dict[str, float]:
-    """The mean over the pictures, and its 95 % percentile interval from a bootstrap: mean, low, high, n.
+def over_pictures(values: np.ndarray, seed: int = 0) -> dict[str, float]:
+    """The mean over the pictures and its interval (:func:`zfcore.evaluate.interval`): mean, low, high, n.
 
     Values that are nan are left out; n counts the others.
     """
     values = values[~np.isnan(values)]
     if len(values) < 2:
         raise ValueError(f"{len(values)} values have no interval; give two pictures at least")
-    drawn = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
-    means = values[drawn].mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    found = {"mean": values.mean(), "low": low, "high": high}
-    return {name: round(float(number), 5) for name, number in found.items()} | {"n": len(values)}
+    found = interval(values, seed, draws=1999)
+    return {name: round(number, 5) for name, number in found.items()} | {"n": len(values)}
 
 
 # ------------------------------------------------------------------------------ which pictures
@@ -380,7 +377,7 @@ def occlusion_entries(
     """Scan Tiny-ImageNet's validation pictures with trained weights, then a fifth of them with random ones.
 
     Yields an entry of the ledger ``occlusion`` for each (:func:`zfcore.ledger.record` writes it): of every
-    measure mean, interval and n (:func:`measures`, :func:`interval`).
+    measure mean, interval and n (:func:`measures`, :func:`over_pictures`).
 
     Raises
     ------
@@ -411,7 +408,7 @@ def occlusion_entries(
         found = measures(scans, inside[some])
         values: dict[str, Any] = {
             question: {
-                name: interval(numbers, seed)
+                name: over_pictures(numbers, seed)
                 for name, numbers in part.items()
                 if np.isfinite(numbers).sum() > 1  # an untrained network is right about no label
             }

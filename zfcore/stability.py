@@ -36,6 +36,7 @@ from scipy import stats
 from torch import Tensor
 
 from zfcore.data import Pictures
+from zfcore.evaluate import interval
 from zfcore.gallery import Album, inputs
 from zfcore.invariance import (
     TRANSFORMS,
@@ -45,7 +46,7 @@ from zfcore.invariance import (
     rotational_symmetry,
 )
 from zfcore.ledger import provenance
-from zfcore.selectivity import interval, layer_ends, untrained
+from zfcore.selectivity import layer_ends, untrained
 from zfcore.view import Viewer
 
 #: What nothing is, for each transformation.

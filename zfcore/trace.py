@@ -224,6 +224,11 @@ class Trace:
 
     def __init__(self, model: nn.Module):
         self._model = model
+        if any(isinstance(m, nn.DataParallel | nn.parallel.DistributedDataParallel) for m in model.modules()):
+            raise ValueError(
+                f"{type(model).__name__} is wrapped, or has a part that is, to run in parallel; "
+                "give the network inside, model.module"
+            )
         try:
             with evaluating(model):
                 graph = _Tracer().trace(model)
@@ -282,6 +287,12 @@ class Trace:
                 "wanted: wrap it in a module that returns its logits alone"
             )
         return self.names[returned]
+
+    @property
+    def ends_in_softmax(self) -> bool:
+        """Whether the network returns probabilities, of which a softmax would make others."""
+        node = self._nodes[self.result]
+        return isinstance(self.operations[node], nn.Softmax) or function_name(node) == "softmax"
 
     def sources(self, node: fx.Node) -> list[fx.Node]:
         """The nodes (the input, or layers) whose tensors a layer takes, each once."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -32,7 +33,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from zfcore.data import Picture, centre_crop, decode, of_card, squares, to_input
+from zfcore.data import Picture, centre_crop, decode, of_card, squares, title_of, to_input
 from zfcore.deconvnet import Deconvnet
 from zfcore.figures import FRAME, MAPS, stretch
 from zfcore.invariance import warp
@@ -170,10 +171,11 @@ class Subject:
     @classmethod
     def of(cls, name: str, picture: Picture) -> Subject:
         """What is known of a picture: a :class:`zfcore.data.Photograph` brings its words along."""
-        title = getattr(picture, "title", name)
+        title = title_of(picture, name)
         if hasattr(picture, "credit"):
             credit = f"{title}: {picture.credit}, {picture.licence}."
-            return cls(name, title, picture.alt, credit, f'photographs()["{name}"]', picture.wnid)
+            pixels = f"photographs()[{json.dumps(picture.name)}]"
+            return cls(name, title, picture.alt, credit, pixels, picture.wnid)
         return cls(name, title, f"the picture {title}", "", repr(name))
 
 
@@ -188,8 +190,13 @@ class Field:
 
     @classmethod
     def of(cls, geometry: Geometry, unit: tuple[int, int], side: int) -> Field:
-        """The field of ``unit`` = (y, x), clipped to a square picture of ``side`` pixels."""
-        return cls(*(min(max(edge, 0), side) for edge in geometry.box(*unit)))
+        """The field of ``unit`` = (y, x), clipped to a square picture of ``side`` pixels.
+
+        Of a unit that sees nothing but padding it is the nearest pixel.
+        """
+        top, left, bottom, right = geometry.box(*unit)
+        top, left = (min(max(first, 0), side - 1) for first in (top, left))
+        return cls(top, left, max(min(bottom, side), top + 1), max(min(right, side), left + 1))
 
     def cut(self, picture: np.ndarray) -> np.ndarray:
         """This part of (H, W, 3)."""
@@ -410,7 +417,8 @@ class Viewer:
     Raises
     ------
     ValueError
-        The model is in training mode, cannot be followed, or has no such layer; the card lacks an entry.
+        The model or a part of it is in training mode, cannot be followed, has no such layer, or ends in a
+        softmax; the card lacks an entry.
     """
 
     def __init__(
@@ -420,9 +428,10 @@ class Viewer:
         layers: Mapping[str, str] | Iterable[str] | None = None,
         classifier: bool = True,
     ):
-        if model.training:
+        if any(module.training for module in model.modules()):
             raise ValueError(
-                "the model is in training mode, where dropout is random; call model.eval() first"
+                "the model or a part of it is in training mode, where dropout is random; "
+                "call model.eval() first"
             )
         self.model, self.card = model, _completed(card)
         self.net = Deconvnet(model)
@@ -430,6 +439,8 @@ class Viewer:
         with torch.no_grad():
             self.layers = self._named(layers, blank)
             self.classifier = classifier and getattr(model(blank), "ndim", 0) == 2
+        if self.classifier and self.net.trace.ends_in_softmax:
+            raise ValueError("the network ends in a softmax, and another would follow; give the logits")
 
     @property
     def side(self) -> int:
@@ -440,7 +451,7 @@ class Viewer:
     def deepest(self) -> tuple[str, str]:
         """Name and path of the layer nearest to the logits, the last ReLU, or else the last of ``layers``."""
         names = {path: name for name, path in self.layers.items()}
-        name, path = list(self._relus().items() if self.classifier else self.layers.items())[-1]
+        name, path = list(((self.classifier and self._relus()) or self.layers).items())[-1]
         return names.get(path, name), path
 
     def before(self, path: str) -> str:
@@ -649,13 +660,14 @@ class Viewer:
 
 
 def _completed(card: Mapping) -> dict:
-    """A card whose mean and scale may be three numbers as :func:`zfcore.data.to_input` takes it."""
+    """A card whose mean and scale may be three numbers (a list, an array, a tensor), as
+    :func:`zfcore.data.to_input` takes it."""
     _, side, mean, scale = (of_card(card, key) for key in ("input_size", "resize", "mean", "scale"))
     card = dict(card)
-    if isinstance(mean, Sequence):
-        card["mean"] = torch.tensor(mean, dtype=torch.float32)[:, None, None].expand(3, side, side)
-    if isinstance(scale, Sequence):
-        card["scale"] = torch.tensor(scale, dtype=torch.float32)[:, None, None]
+    if np.shape(mean) == (3,):
+        card["mean"] = torch.as_tensor(mean, dtype=torch.float32)[:, None, None].expand(3, side, side)
+    if np.shape(scale) == (3,):
+        card["scale"] = torch.as_tensor(scale, dtype=torch.float32)[:, None, None]
     return card
 
 

@@ -30,11 +30,14 @@ import torch
 from torch import Tensor, nn
 
 from zfcore import assets, markup, page
-from zfcore.data import Picture, decode
+from zfcore.data import Picture, decode, title_of
 from zfcore.gallery import Gallery
 from zfcore.maximization import REGULARISED, Answer, Recipe, Step, ascend, noise
 from zfcore.occlusion import OcclusionMaps
 from zfcore.view import FILLS, Covered, Frame, Moved, Seen, Viewer, as_png, beside, contact_sheet, file_name
+
+#: So many photographs' maps are kept.
+KEPT = 12
 
 
 class _Explorer(ipywidgets.VBox):
@@ -93,10 +96,9 @@ class _Explorer(ipywidgets.VBox):
         A network too large for a page goes there without its classifier, or stays out.
         """
         viewer, source = self._viewer, assets.ABSENT
-        fits = assets.fits(viewer.model)
-        if not (fits or self.names_things):
+        if not (assets.fits(viewer) or self.names_things):
             viewer = Viewer(viewer.model, viewer.card, viewer.layers, classifier=False)
-        if fits or not self.names_things:
+        if assets.fits(viewer):
             source = assets.source(viewer, self._weights)
         name = self.photograph.value
         shown = name if name in self._shipped else next(iter(self._shipped))
@@ -111,10 +113,12 @@ class _Explorer(ipywidgets.VBox):
         name = self.photograph.value
         if name not in self._seen:
             self._seen[name] = self._viewer.look(name, self._pictures[name])
+        if len(self._seen) > KEPT:
+            del self._seen[next(iter(self._seen))]
         return self._seen[name]
 
     def _build(self) -> list[ipywidgets.Widget]:
-        titles = [(getattr(picture, "title", name), name) for name, picture in self._pictures.items()]
+        titles = [(title_of(picture, name), name) for name, picture in self._pictures.items()]
         self.photograph = _labelled(ipywidgets.Dropdown(options=titles), "Photograph")
         self.upload = ipywidgets.FileUpload(
             accept="image/*",
@@ -178,10 +182,10 @@ class _Explorer(ipywidgets.VBox):
         except ValueError as problem:
             self._tell(f"This file cannot be shown to the network: {problem}")
             return
-        name = file["name"]
-        self._pictures[name] = picture
-        self._seen.pop(name, None)
-        titles = [option for option in self.photograph.options if option[1] != name]
+        name = file["name"] if file["name"] not in self._shipped else f"{file['name']} (2)"
+        self._pictures = self._shipped | {name: picture}  # of the reader's own the last one alone
+        self._seen = {known: seen for known, seen in self._seen.items() if known in self._shipped}
+        titles = [option for option in self.photograph.options if option[1] in self._shipped]
         with self._quietly():
             self.photograph.options = [*titles, (name, name)]
             self.photograph.value = name

@@ -176,7 +176,8 @@ class Explorer {
   /** @param {string} words @param {boolean} [problem] */
   tell(words, problem = false) {
     const status = this.find(".zf-status", HTMLElement);
-    status.textContent = words || (this.#barred() ? "" : this.state.words.hint);
+    const said = words || (this.#barred() ? "" : this.state.words.hint);
+    if (status.textContent !== said) status.textContent = said; // else it would be read out again
     status.classList.toggle("zf-problem", problem);
   }
 
@@ -228,7 +229,9 @@ class Explorer {
     const barred = this.#barred();
     if (barred) throw new Error(barred);
     const bar = this.find("progress", HTMLProgressElement);
-    this.find('[data-do="load"]', HTMLElement).hidden = true;
+    const load = this.find('[data-do="load"]', HTMLElement);
+    const focused = document.activeElement === load;
+    load.hidden = true;
     bar.hidden = false;
     try {
       this.network = await Network.load(this.state.network, (done, of) => {
@@ -239,9 +242,16 @@ class Explorer {
       document.dispatchEvent(new CustomEvent("zfcore:network", { detail: this.state.network }));
     } finally {
       bar.hidden = true;
-      this.find('[data-do="load"]', HTMLElement).hidden = false;
+      load.hidden = false;
+      if (focused && document.activeElement === document.body) this.#firstControl()?.focus(); // it was lost with the button
     }
     return this.network;
+  }
+
+  /** The first that the Tab key would reach. @returns {HTMLElement | undefined} */
+  #firstControl() {
+    const controls = Array.from(this.root.querySelectorAll("button, input, select"));
+    return controls.flatMap((control) => (control instanceof HTMLElement && control.offsetParent && control.tabIndex === 0 ? [control] : []))[0];
   }
 
   // -------------------------------------------------------------------------- looking at a photograph
@@ -390,6 +400,7 @@ class Explorer {
     root.addEventListener("keydown", (event) => {
       const steps = /** @type {Record<string, [number, number]>} */ ({ ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] });
       const button = event.target instanceof HTMLElement ? event.target.closest("button") : null;
+      if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return; // the browser's own
       if (event.key in steps && button && this.arrow(button, steps[event.key])) event.preventDefault();
     });
     this.find('input[type="file"]', HTMLInputElement).addEventListener("change", ({ target }) => {
@@ -408,8 +419,10 @@ class Explorer {
       if (file) void this.take(file);
       else this.tell(this.state.words.nofile, true);
     });
-    document.addEventListener("paste", (event) => {
-      const file = event.clipboardData?.files[0];
+    document.addEventListener("paste", ({ target, clipboardData }) => {
+      const text = target instanceof HTMLElement && (target.isContentEditable || target.matches("input, textarea"));
+      if (text || clipboardData?.types.includes("text/plain")) return; // it is meant for another
+      const file = clipboardData?.files[0];
       if (file && this === Explorer.inView()) void this.take(file);
     });
     this.find('[data-do="camera"]', HTMLElement).hidden = !navigator.mediaDevices?.getUserMedia;
@@ -431,15 +444,14 @@ class Explorer {
       const wish = ++this.#wish;
       const { square, view } = await this.#read(file, name);
       const { words } = this.state;
+      const python = JSON.stringify(name);
+      for (let n = 2, own = name; this.photographs.has(name); n++) name = `${own} (${n})`;
       const alt = fill(words.yours, { name });
-      this.photographs.set(name, { name, title: name, alt, credit: words.private, python: JSON.stringify(name), wnid: null, square });
-      let thumb = this.#thumb(name);
-      if (!thumb) {
-        const first = this.find("[data-photograph]", HTMLElement);
-        thumb = /** @type {HTMLElement} */ (first.cloneNode(true));
-        Object.assign(/** @type {HTMLElement} */ (thumb), { title: name }).dataset.photograph = name;
-        first.parentElement?.insertBefore(thumb, this.find(".zf-own-picture", HTMLElement));
-      }
+      this.photographs.set(name, { name, title: name, alt, credit: words.private, python, wnid: null, square });
+      const first = this.find("[data-photograph]", HTMLElement);
+      const thumb = /** @type {HTMLElement} */ (first.cloneNode(true));
+      Object.assign(thumb, { title: name, ariaPressed: "false" }).dataset.photograph = name;
+      first.parentElement?.insertBefore(thumb, this.find(".zf-own-picture", HTMLElement));
       const image = find(thumb, "img", HTMLImageElement);
       [image.src, image.alt] = [view, alt];
       this.tell("");

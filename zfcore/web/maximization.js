@@ -153,8 +153,6 @@ function noisePicture(random, side, { contrast, frequency }) {
 class MaximizationExplorer extends Explorer {
   /** @type {Float32Array | undefined} */
   #picture;
-  /** @type {Float32Array | undefined} */
-  #start;
   /** @type {number[]} what it answered before each step */
   #history = [];
   #turn = 0; // of ascents: a later one, or none, overtakes an earlier one
@@ -218,7 +216,8 @@ class MaximizationExplorer extends Explorer {
   #from(network, picture) {
     this.#stop();
     this.#random = uniform(this.seed);
-    this.#picture = this.#start = picture;
+    this.#picture = picture;
+    this.#paint("start", picture, network);
     this.#history = [];
     this.find(".zf-says", HTMLElement).textContent = "";
     this.#draw(network);
@@ -280,12 +279,15 @@ class MaximizationExplorer extends Explorer {
     return { goal, first: told(this.#history[0]), value: told(this.#history.at(-1)), steps: this.#history.length };
   }
 
+  /** @param {"start" | "climbed"} name @param {Float32Array} picture @param {Network} network */
+  #paint(name, picture, { manifest: { input_size: side }, mean, card }) {
+    this.paint(this.panel(name), fromInput(picture, side, mean, card), this.state.words[`${name}Picture`]);
+  }
+
   /** @param {Network} network */
-  #draw({ manifest: { input_size: side }, mean, card }) {
+  #draw(network) {
     const { words } = this.state;
-    for (const [name, picture] of /** @type {[string, Float32Array | undefined][]} */ ([["start", this.#start], ["climbed", this.#picture]])) {
-      if (picture) this.paint(this.panel(name), fromInput(picture, side, mean, card), words[`${name}Picture`]);
-    }
+    if (this.#picture) this.#paint("climbed", this.#picture, network);
     const [low, high] = [Math.min(0, ...this.#history), Math.max(0, ...this.#history)];
     const last = Math.max(1, this.#history.length - 1);
     const points = this.#history.map((value, n) => `${((100 * n) / last).toFixed(2)},${(40 - (40 * (value - low)) / (high - low || 1)).toFixed(2)}`);

@@ -66,7 +66,7 @@ class Network {
     this.#worker.onmessage = ({ data }) => this.#answered(data);
     this.#worker.onerror = (event) => {
       event.preventDefault();
-      const problem = new Error(`the network stopped: ${event.message}`);
+      const problem = new Error(`the network stopped${event.message ? `: ${event.message}` : ", and this browser does not say why"}`);
       for (const request of [this.#running, ...this.#waiting]) request?.reject(problem);
       [this.#running, this.#waiting] = [undefined, []];
     };

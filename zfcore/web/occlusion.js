@@ -19,6 +19,7 @@ class OcclusionExplorer extends Explorer {
   /** @type {(Answer | undefined)[]} */
   #scanned = []; // by place of the scan's grid, row by row
   #turn = 0; // of scans: a later one, or none, overtakes an earlier one
+  #moves = 0; // of the square: what answers to an earlier place is not shown at a later one
   /** @type {{kind: string, input: Float32Array, picture: Float32Array}} */
   #fill = { kind: "", input: new Float32Array(), picture: new Float32Array() };
 
@@ -103,6 +104,7 @@ class OcclusionExplorer extends Explorer {
 
   /** Move or change the square, and ask the network. @param {Partial<Square>} change */
   #move(change) {
+    const turn = ++this.#moves;
     Object.assign(this.square, change);
     if (!this.seen) return void this.look(this.shown, true);
     const { side, rows } = this.#grid();
@@ -121,7 +123,7 @@ class OcclusionExplorer extends Explorer {
     this.busy(true);
     return void this.attempt(async () => {
       const [answer] = (await this.#ask([[top, left]], `${this.lane} square`)) ?? [];
-      if (!answer) return; // overtaken
+      if (!answer || turn !== this.#moves) return; // overtaken
       this.#drawAnswer(answer);
       this.busy(false);
     });

@@ -23,6 +23,12 @@ class PhotoExplorer extends Explorer {
     });
   }
 
+  /** @override */
+  wire() {
+    super.wire();
+    addEventListener("resize", () => this.#rove());
+  }
+
   /** @override @param {boolean} keep */
   looked(keep) {
     const { values } = this.sight();
@@ -39,17 +45,17 @@ class PhotoExplorer extends Explorer {
     return [Math.floor(best / width), best % width];
   }
 
-  /** The receptive field of a unit, clipped to the picture. @param {Choice} choice @returns {Field} */
+  /** The receptive field of a unit, clipped to the picture, of which it keeps one pixel at least. @param {Choice} choice @returns {Field} */
   #field({ path, unit }) {
-    const manifest = /** @type {Network} */ (this.network).manifest;
-    const geometry = manifest.layers.find((layer) => layer.name === path)?.geometry;
-    if (!geometry) throw new Error(`${path} has no receptive field`);
-    const first = unit.map((u, axis) => geometry.offset[axis] + u * geometry.stride[axis]);
-    const edge = (/** @type {number} */ at) => clamp(at, 0, manifest.input_size);
-    return {
-      top: edge(first[0]), left: edge(first[1]),
-      bottom: edge(first[0] + geometry.receptive_field[0]), right: edge(first[1] + geometry.receptive_field[1]),
-    };
+    const { layers, input_size: side } = /** @type {Network} */ (this.network).manifest;
+    const geometry = layers.find((layer) => layer.name === path)?.geometry;
+    if (!geometry) return { top: 0, left: 0, bottom: side, right: side }; // it is unknown
+    const [[top, bottom], [left, right]] = unit.map((u, axis) => {
+      const first = geometry.offset[axis] + u * geometry.stride[axis];
+      const inside = clamp(first, 0, side - 1);
+      return [inside, clamp(first + geometry.receptive_field[axis], inside + 1, side)];
+    });
+    return { top, left, bottom, right };
   }
 
   // -------------------------------------------------------------------------- choosing
@@ -180,13 +186,13 @@ class PhotoExplorer extends Explorer {
     });
   }
 
-  /** One tab stop for all small maps: the chosen one, else the first. */
+  /** One tab stop for all small maps in sight, of which a phone has fewer: the chosen one, else the first. */
   #rove() {
     const cells = this.state.layers.flatMap(({ path }) => this.#cells(path));
-    const stop = cells.find((cell) => cell.getAttribute("aria-checked") === "true") ?? cells[0];
+    const seen = cells.filter((cell) => cell.offsetParent);
+    const stop = seen.find((cell) => cell.getAttribute("aria-checked") === "true") ?? seen[0];
     cells.forEach((cell) => (cell.tabIndex = cell === stop ? 0 : -1));
   }
-
 
   // -------------------------------------------------------------------------- the reader's hands
   /** @override @param {HTMLInputElement | HTMLSelectElement} control */

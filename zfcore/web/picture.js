@@ -6,7 +6,8 @@
 
 /** @typedef {{first: number, weights: Float64Array}} Taps the input pixels that one output pixel is made of */
 /** @typedef {{resize: number, input_size: number, scale: number | number[], labels?: string[], classes?: string[]}} Card */
-/** @typedef {(top: number, count: number) => Uint8ClampedArray | Promise<Uint8ClampedArray>} Rows RGBA, row by row */
+/** @typedef {(top: number, count: number, left: number, wide: number) => Uint8ClampedArray | Promise<Uint8ClampedArray>} Rows
+ *             RGBA of that part of the picture, row by row */
 
 const STRIP = 128; // rows read at a time: a whole 48-megapixel picture is more than a canvas holds on a phone
 
@@ -46,18 +47,18 @@ async function squareOf(rows, width, height, card) {
   const [wide, high] = [width, height].map((length) => resized(length, short, card.resize));
   const across = triangle(width, wide, corner(wide, card), side);
   const down = triangle(height, high, corner(high, card), side);
-  const top = down[0].first;
-  const last = down[side - 1];
-  const between = new Uint8ClampedArray((last.first + last.weights.length - top) * side * 3);
+  const span = (/** @type {Taps[]} */ taps) => taps[side - 1].first + taps[side - 1].weights.length - taps[0].first;
+  const [top, left, wanted] = [down[0].first, across[0].first, span(across)];
+  const between = new Uint8ClampedArray(span(down) * side * 3);
   const lines = between.length / (side * 3);
   for (let strip = 0; strip < lines; strip += STRIP) {
     const count = Math.min(STRIP, lines - strip);
-    const pixels = await rows(top + strip, count);
+    const pixels = await rows(top + strip, count, left, wanted);
     for (let y = 0; y < count; y++) {
       for (let x = 0; x < side; x++) {
         const { first, weights } = across[x];
         let [red, green, blue] = [ONE / 2, ONE / 2, ONE / 2];
-        for (let j = 0, at = 4 * (y * width + first); j < weights.length; j++, at += 4) {
+        for (let j = 0, at = 4 * (y * wanted + first - left); j < weights.length; j++, at += 4) {
           red += weights[j] * pixels[at];
           green += weights[j] * pixels[at + 1];
           blue += weights[j] * pixels[at + 2];
@@ -124,6 +125,9 @@ async function decodePicture(file, name) {
   try {
     return await createImageBitmap(file, { premultiplyAlpha: "none", colorSpaceConversion: "none" });
   } catch {
+    const kind = file.type || name; // not every system knows the type of every file
+    if (/hei[cf]$/i.test(kind)) throw new Error(`“${name}” is a HEIC photograph, which this browser cannot read; save it as JPEG first`);
+    if (/svg(\+xml)?$/i.test(kind)) throw new Error(`“${name}” is an SVG drawing, which has no pixels of its own; save it as PNG first`);
     throw new Error(`“${name}” cannot be read as a picture; JPEG, PNG, WebP and GIF files are, if they are whole`);
   }
 }
@@ -131,11 +135,12 @@ async function decodePicture(file, name) {
 /** The network's square of a decoded picture. @param {ImageBitmap} bitmap @param {Card} card */
 function squareOfBitmap(bitmap, card) {
   const { width, height } = bitmap;
-  const { context } = canvasOf(width, Math.min(STRIP, height));
+  const { canvas, context } = canvasOf(1, STRIP);
   /** @type {Rows} */
-  const rows = (top, count) => {
-    drawOnWhite(context, bitmap, 0, -top);
-    return context.getImageData(0, 0, width, count).data;
+  const rows = (top, count, left, wide) => {
+    canvas.width = wide; // no more than the network sees: a panorama is wider than a canvas can be
+    drawOnWhite(context, bitmap, -left, -top);
+    return context.getImageData(0, 0, wide, count).data;
   };
   return squareOf(rows, width, height, card);
 }
