@@ -522,7 +522,7 @@ def test_a_number_that_only_stands_beside_decides_nothing():
 
 def test_a_tie_says_what_ties_and_what_does_not():
     numbers = [Number("one", 1.0, 0.5, 1.5, wanted=1), Number("two", 0.1, -0.5, 0.7, wanted=1)]
-    assert judge(numbers) == (UNTESTABLE, "a tie: the interval includes 0 for two; for it: one")
+    assert judge(numbers) == (UNTESTABLE, "a tie: the interval includes 0 (two). In favour: one")
     within = Number("", 3.0, 2.0, 4.0, wanted=0, margin=3.3)
     assert judge([within]) == (UNTESTABLE, "a tie: the interval reaches over ±3.3")
 

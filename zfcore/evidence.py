@@ -101,7 +101,7 @@ def judge(numbers: Sequence[Number]) -> tuple[str, str]:
     against, ties, clear = sides.values()
     if not (against or ties or clear):
         raise ValueError("no number is asked for anything; give one a wanted side")
-    rest = f"; for it: {_named(clear)}" if clear else ""
+    rest = f". In favour: {_named(clear)}" if clear else ""
     if against:
         return CONTRADICTED, f"the interval lies on the other side{_of(against)}{rest}"
     if ties:
@@ -116,7 +116,7 @@ def _named(numbers: Sequence[Number]) -> str:
 
 
 def _of(numbers: Sequence[Number]) -> str:
-    return f" for {_named(numbers)}" if numbers[0].label else ""
+    return f" ({_named(numbers)})" if numbers[0].label else ""
 
 
 # ------------------------------------------------------------------------------ the ledger
