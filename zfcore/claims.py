@@ -182,7 +182,7 @@ def _judged(said: dict[str, Any], chapter: str, results: Path, book: Path) -> Cl
                 numbers.append(found)
             else:
                 key, values = found
-                notes.append(_signed(said["notes"][key].format(**values)))
+                notes.append(_as_in_print(said["notes"][key].format(**values)))
         verdict, why = judge(numbers)
     except NotRunError as missing:
         verdict, why, command = NOT_RUN, f"missing: {missing.what}", missing.command
@@ -210,12 +210,12 @@ def _judged(said: dict[str, Any], chapter: str, results: Path, book: Path) -> Cl
 def _text(number: Number, form: str, unit: str) -> str:
     """``"+0.01 (+0.01 to +0.02)"``, with a true minus sign."""
     mean, low, high = (format(x, form) for x in (number.mean, number.low, number.high))
-    return _signed(f"{mean}{unit}" if number.low == number.high else f"{mean}{unit} ({low} to {high})")
+    return _as_in_print(f"{mean}{unit}" if number.low == number.high else f"{mean}{unit} ({low} to {high})")
 
 
-def _signed(text: str) -> str:
-    """With true minus signs before numbers."""
-    return re.sub(r"-(?=[\d.])", "−", text)
+def _as_in_print(text: str) -> str:
+    """With true minus signs before numbers, and a space before the sign of per cent."""
+    return re.sub(r"(?<=\d)%", " %", re.sub(r"-(?=[\d.])", "−", text))
 
 
 # ------------------------------------------------------------------------------ the tests
