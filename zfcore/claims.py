@@ -76,7 +76,7 @@ WORDS = RESULTS.parent / "claims.json"
 EPOCHS = 64
 #: A map whose answers correlate so much with its final ones has settled.
 SETTLED = 0.9
-#: Two projections of a map with a cosine below this are different pictures: the map's has jumped.
+#: Two projections of a map with a cosine below this are different pictures, and the map has jumped.
 JUMP = 0.5
 #: The few pictures per class that shall suffice (Fig. 7).
 FEW = 3

@@ -53,7 +53,7 @@ DATA = {
 }
 #: Ledgers of networks trained for them. All others measure the one that ships, where a row says no other.
 TRAININGS = {"table1", "table2", "fig4", "fig5"}
-#: How many times a sample is drawn again: so often that no verdict hangs on the generator's seed.
+#: How many times a sample is drawn again, so often that no verdict hangs on the generator's seed.
 DRAWS = 20_000
 
 

@@ -50,7 +50,7 @@ def _results(package: Path) -> Path:
     return book / "results" if book.is_dir() else Path("results")
 
 
-#: Where the ledger lies: in a checkout, whatever the working directory; outside one, in that.
+#: Where the ledger lies, in a checkout whatever the working directory, and outside one in that.
 RESULTS = _results(Path(zfcore.__file__).parent)
 
 _SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
