@@ -158,7 +158,10 @@ FAULTY = [
     (stored_outputs, [cell("1"), put_out("1 + 1")], "cell 2: has an output"),
     (stored_outputs, [counted("1")], "cell 1: has an output or a count"),
     (parameters_cells, [cell("1")], "0 cells are tagged `parameters`, not one"),
-    (parameters_cells, [PARAMETERS, cell("scale = 1", tags=["parameters"])], "2 cells are tagged `parameters`, not one"),
+    (
+        parameters_cells, [PARAMETERS, cell("scale = 1", tags=["parameters"])],
+        "2 cells are tagged `parameters`, not one",
+    ),
     (
         parameters_cells, [cell("scale = seed = 0", tags=["parameters"])],
         "cell 1: the parameters ['device', 'out'] are missing",
