@@ -283,7 +283,7 @@ def test_the_pages_are_built_once_and_stand_alone(small_book, capsys):
     assert "url=book/index.html" in index.read_text()
     page = (index.parent / "book" / "index.html").read_text()
     assert "<b>twin</b>" in page
-    assert (index.parent / "_static" / "mathjax" / "tex-svg.js").exists()
+    assert (index.parent / "_static" / "mathjax" / "startup.js").exists()
     assert not list(index.parent.rglob("notes*"))
     made = os.stat(index).st_mtime_ns
     publish(small_book)
