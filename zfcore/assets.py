@@ -41,7 +41,7 @@ SCRIPTS = (
     "picture.js", "draw.js", "arithmetic.js", "load.js", "worker.js", "network.js", "explorer.js",
     "gallery.js", "photo.js", "occlusion.js", "features.js", "invariance.js", "maximization.js", "classes.js",
 )  # fmt: skip
-ALONE = ("claims.js",)  # no explorer's: it travels with its own piece of HTML (zfcore.board)
+ALONE = ("claims.js", "approach.js")  # no explorer's: they travel by themselves (zfcore.board, .extension)
 RUNTIME_FILES = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 RUNTIME = "runtime"  # the name of its asset, here and in load.js
 PIECE = 3 << 19  # bytes of gzip in one script: the reader sees the progress at each
