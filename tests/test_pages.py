@@ -113,7 +113,7 @@ def test_a_page_breaks_no_serious_rule_of_accessibility(reader, html, name, sche
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_page_weighs_at_most_3_megabytes_before_the_reader_stirs(browser, html, name):
-    """Without MathJax, 1.7 MB, which comes at once where a page begins with a formula, and not elsewhere."""
+    """Without MathJax, 2.1 MB, which comes at once where a page begins with a formula, and not elsewhere."""
     # A browser that takes itself to be offline brings every picture at once.
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page, asked = context.new_page(), set()
