@@ -1,7 +1,5 @@
 """What the Sphinx extension makes of pages: their networks lie beside them, and what can wait does."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from browser import Reader, drawn, panels
@@ -12,11 +10,6 @@ from zfcore.assets import asset, scripts_html, source
 from zfcore.data import photographs
 from zfcore.page import explorer_html
 from zfcore.view import Viewer
-
-
-def finish(html):
-    """What Sphinx calls when its pages are written."""
-    extension.bring_networks(SimpleNamespace(outdir=html, builder=SimpleNamespace(format="html")), None)
 
 
 @pytest.fixture
@@ -57,7 +50,7 @@ def test_a_changed_weights_file_changes_what_the_page_computes(weights, browser,
     shown, networks = [], []
     for seed in (0, 1):
         start = write_page(html, weights(seed))
-        finish(html)
+        extension.bring_networks(html)
         networks.append({file.name for file in (html / "_static" / "zfcore").glob("zfnet-64-*")})
         reader = Reader(browser)
         tab = reader(html / "book" / "page.html")
@@ -76,12 +69,12 @@ def test_an_explorer_of_other_weights_than_those_here_fails_the_build(weights, t
     write_page(html, weights(0))
     weights(1)
     with pytest.raises(ValueError, match="made with weights 'zfnet-64' of sha256"):
-        finish(html)
+        extension.bring_networks(html)
 
 
 def test_a_book_without_explorers_brings_no_network(tmp_path):
     (tmp_path / "index.html").write_text("<p>Nothing here computes.</p>")
-    finish(tmp_path)
+    extension.bring_networks(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["index.html"]
 
 
@@ -89,7 +82,7 @@ def test_what_an_explorer_brought_along_is_moved_beside_the_page(weights, tmp_pa
     write_page(tmp_path, weights(0))
     page = tmp_path / "book" / "page.html"
     page.write_text(page.read_text() + scripts_html({"own": asset("own", b"some gzip")}))
-    finish(tmp_path)
+    extension.bring_networks(tmp_path)
     [(file, text)] = asset("own", b"some gzip").items()
     assert (tmp_path / "_static" / "zfcore" / file).read_text() == text
     assert text.strip() not in page.read_text()

@@ -34,6 +34,7 @@ from torch import nn
 
 import zfcore
 from zfcore.data import LabelledPictures, Photograph, decode, photographs, tiny_imagenet
+from zfcore.evaluate import as_in_print
 from zfcore.fetch import public
 from zfcore.gallery import GALLERIES, Crops, Gallery, pass_file
 from zfcore.ledger import find
@@ -155,7 +156,7 @@ class Book:
         used = {re.split(r"[.\[]", field)[0] for _, field, _, _ in string.Formatter().parse(text) if field}
         if used != set(values):
             raise ValueError(f"the text uses {_listed(used)}, given are {_listed(values)}")
-        return Markdown(_typeset(text.format(**values)))
+        return Markdown(as_in_print(text.format(**values)))
 
     def table(self, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Markdown:
         """A Markdown table; cells are text or anything that prints well.
@@ -169,7 +170,7 @@ class Book:
         for line in lines:
             if len(line) != len(head):
                 raise ValueError(f"the head has {len(head)} cells, and a row has {len(line)}: {line}")
-        return Markdown(_typeset("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)))
+        return Markdown(as_in_print("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)))
 
     def ledger(self, name: str, **sought: Any) -> list[dict[str, Any]]:
         """The entries of a results ledger with that ``row``, ``seed`` and config; see :mod:`zfcore.ledger`.
@@ -299,13 +300,6 @@ def open_book(
     folder = None if out is None else Path(out).expanduser().resolve()
     model = model.to(device).requires_grad_(False)  # chapters look at a network; none trains this one
     return Book(scale, device, seed, folder, model, card, photographs(), pictures, layers)
-
-
-def _typeset(text: str) -> str:
-    """Markdown with true minus signs, and a space before the sign of per cent."""
-    parts = re.split(r"(`[^`]*`|\$[^$]*\$)", text)
-    parts[::2] = (re.sub(r"(?<=\d)%", " %", re.sub(r"(?<!\w)-(?=[\d.])", "−", part)) for part in parts[::2])
-    return "".join(parts)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -25,7 +25,6 @@ import io
 import json
 import math
 import os
-import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,7 +40,7 @@ from torch import Tensor
 
 from zfcore.data import patches, to_input
 from zfcore.deconvnet import Deconvnet
-from zfcore.evaluate import paired_contrast, paired_difference
+from zfcore.evaluate import as_in_print, paired_contrast, paired_difference
 from zfcore.evidence import (
     NOT_RUN,
     UNTESTABLE,
@@ -182,7 +181,7 @@ def _judged(said: dict[str, Any], chapter: str, results: Path, book: Path) -> Cl
                 numbers.append(found)
             else:
                 key, values = found
-                notes.append(_as_in_print(said["notes"][key].format(**values)))
+                notes.append(as_in_print(said["notes"][key].format(**values)))
         verdict, why = judge(numbers)
     except NotRunError as missing:
         verdict, why, command = NOT_RUN, f"missing: {missing.what}", missing.command
@@ -210,12 +209,7 @@ def _judged(said: dict[str, Any], chapter: str, results: Path, book: Path) -> Cl
 def _text(number: Number, form: str, unit: str) -> str:
     """``"+0.01 (+0.01 to +0.02)"``, with a true minus sign."""
     mean, low, high = (format(x, form) for x in (number.mean, number.low, number.high))
-    return _as_in_print(f"{mean}{unit}" if number.low == number.high else f"{mean}{unit} ({low} to {high})")
-
-
-def _as_in_print(text: str) -> str:
-    """With true minus signs before numbers, and a space before the sign of per cent."""
-    return re.sub(r"(?<=\d)%", " %", re.sub(r"-(?=[\d.])", "−", text))
+    return as_in_print(f"{mean}{unit}" if number.low == number.high else f"{mean}{unit} ({low} to {high})")
 
 
 # ------------------------------------------------------------------------------ the tests

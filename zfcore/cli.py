@@ -368,8 +368,9 @@ def _entry_of_training(weights: Path, validation: Pictures) -> dict[str, Any]:
 
 def _insist_on_snapshots(out: Path, wanted: Collection[int]) -> None:
     """Refuse snapshots of epochs that the run in ``out`` has behind it, and of which none was kept."""
-    history = out / "history.csv"
-    done = len(history.read_text(encoding="utf-8").splitlines()) - 1 if history.exists() else 0  # and a head
+    from zfcore.train import epochs_done
+
+    done = epochs_done(out)
     lost = [n for n in sorted(wanted) if n <= done and not (out / f"epoch-{n:02d}.safetensors").exists()]
     if lost:
         raise ValueError(

@@ -38,6 +38,7 @@ Example::
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -306,7 +307,14 @@ class Difference:
 
     def __str__(self) -> str:
         low, high = self.interval
-        return f"{self.points:+.1f} points ({low:+.1f} to {high:+.1f})".replace("-", "−")
+        return as_in_print(f"{self.points:+.1f} points ({low:+.1f} to {high:+.1f})")
+
+
+def as_in_print(text: str) -> str:
+    """Text, or Markdown outside of its code and formulas, with true minus signs and a space before ``%``."""
+    parts = re.split(r"(`[^`]*`|\$[^$]*\$)", text)
+    parts[::2] = (re.sub(r"(?<=\d)%", " %", re.sub(r"(?<!\w)-(?=[\d.])", "−", part)) for part in parts[::2])
+    return "".join(parts)
 
 
 def paired_difference(wrong_a: Tensor, wrong_b: Tensor) -> Difference:
@@ -372,11 +380,10 @@ def interval(values: np.ndarray, seed: int = 0, draws: int = 2000) -> dict[str, 
     mean = float(np.mean(values))
     if len(values) < 2:
         return {"mean": mean, "low": mean, "high": mean}
-    draw, means = np.random.default_rng(seed), []
-    for first in range(0, draws, 200):  # so many at a time, for the memory
-        means.append(values[draw.integers(len(values), size=(min(200, draws - first), len(values)))].mean(1))
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return {"mean": mean, "low": float(low), "high": float(high)}
+    found = stats.bootstrap(
+        (values,), np.mean, n_resamples=draws, batch=200, method="percentile", rng=np.random.default_rng(seed)
+    ).confidence_interval
+    return {"mean": mean, "low": float(found.low), "high": float(found.high)}
 
 
 @dataclass(frozen=True)

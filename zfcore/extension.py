@@ -48,41 +48,35 @@ MATHJAX = re.compile(r'<script defer="defer" src="([^"]*/mathjax/[^"]*)"></scrip
 def setup(app: Any) -> dict[str, bool]:
     """Sphinx's hook: bring MathJax and what explorers run on, and mend what the theme does amiss."""
     app.connect("builder-inited", bring_mathjax)
-    app.connect("build-finished", mend)
-    app.connect("build-finished", lighten)
     app.connect("html-page-context", bring_explorers)
-    app.connect("build-finished", bring_networks)
+    app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
-def mend(app: Any, failure: Exception | None) -> None:
-    """Give what the theme draws the names that it lacks; the test with axe-core says what is amiss."""
-    if failure is not None or app.builder.format != "html":
-        return
-    for page in Path(app.outdir).rglob("*.html"):
-        text = page.read_text(encoding="utf-8")
-        for amiss, mended in MENDED.items():
-            text = text.replace(amiss, mended)
-        page.write_text(text, encoding="utf-8")
+def finish(app: Any, failure: Exception | None) -> None:
+    """Mend and lighten the pages that were written, and bring beside them the networks they name."""
+    if failure is None and app.builder.format == "html":
+        html = Path(app.outdir)
+        lighten(html, html / "_static" / Path(app.config.mathjax_path).parent)
+        bring_networks(html)
 
 
-def lighten(app: Any, failure: Exception | None) -> None:
-    """Let pictures and MathJax come when the reader comes near, and leave out icons that no page has."""
-    if failure is not None or app.builder.format != "html":
-        return
-    html = Path(app.outdir)
+def lighten(html: Path, mathjax: Path) -> None:
+    """Give what the theme draws the names that it lacks; the test with axe-core says what is amiss. Let
+    pictures and MathJax come when the reader comes near, and leave out icons that no page has."""
     scripts, styles = html / "_static" / "scripts", html / "_static" / "styles"
     used = set(FA.findall((scripts / "pydata-sphinx-theme.js").read_text(encoding="utf-8")))
     for page in html.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         used |= set(FA.findall(text))
+        for amiss, mended in MENDED.items():
+            text = text.replace(amiss, mended)
         text = re.sub(r"<img (?![^>]*\bloading=)", '<img loading="lazy" ', text)
-        text = MATHJAX.sub(_on_approach, text)
-        page.write_text(text, encoding="utf-8")
+        page.write_text(MATHJAX.sub(_on_approach, text), encoding="utf-8")
     for file, icon in ((scripts / "fontawesome.js", ICON), (styles / "pydata-sphinx-theme.css", ICON_RULE)):
         text = icon.sub(lambda found: _if_used(found, used), file.read_text(encoding="utf-8"))
         file.write_text(text, encoding="utf-8")
-    shutil.copy(WEB / "approach.js", html / "_static" / Path(app.config.mathjax_path).parent)
+    shutil.copy(WEB / "approach.js", mathjax)
 
 
 def _if_used(icon: re.Match[str], used: set[str]) -> str:
@@ -114,14 +108,11 @@ def bring_explorers(app: Any, name: str, template: str, context: dict[str, Any],
             app.add_js_file(f"{EXPLORERS}/{script}", loading_method="defer")
 
 
-def bring_networks(app: Any, failure: Exception | None) -> None:
+def bring_networks(html: Path) -> None:
     """Write once what the explorers of all pages run on: scripts, runtime, and the networks they name."""
-    if failure is not None or app.builder.format != "html":
-        return
     # torch is slow to import, and a book without explorers needs none of it
     from zfcore import assets
 
-    html = Path(app.outdir)
     states = [
         state
         for file in sorted(html.rglob("*.html"))

@@ -703,14 +703,14 @@ def get_weights(name: str, root: str | os.PathLike | None = None) -> Path:
     """
     wanted: PublicWeights = _known(public_weights(), name, "public weights")
     path = weights_file(name, root)
-    if path.exists() and path.with_suffix(".json").exists():
+    if _are_whole(path):
         return path
     with alone_in(path):
-        return (
-            path
-            if path.exists() and path.with_suffix(".json").exists()
-            else _bring_weights(name, wanted, path)
-        )
+        return path if _are_whole(path) else _bring_weights(name, wanted, path)
+
+
+def _are_whole(weights: Path) -> bool:
+    return weights.exists() and weights.with_suffix(".json").exists()
 
 
 def _bring_weights(name: str, wanted: PublicWeights, path: Path) -> Path:

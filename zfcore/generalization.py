@@ -393,10 +393,8 @@ def _from_scratch(transfer: Transfer, target: str, number: int, say: Callable[[s
         of_source = ("architecture", "width", "groups", "alpha", "input_size", "resize")
         own = {key: card[key] for key in of_source if key in card}
         own |= {"num_classes": len(labels), "scale": transfer.recipe.scale}
-        if own["architecture"] in ARCHITECTURES:
-            own["alpha"] = (
-                transfer.recipe.alpha
-            )  # fits the inputs, which are the recipe's and not the source's
+        if own["architecture"] in ARCHITECTURES:  # α fits the inputs: the recipe's, not the source's
+            own["alpha"] = transfer.recipe.alpha
         name = f"{transfer.data}-{transfer.duplicates}-{transfer.recipe.name}-epochs{transfer.epochs}"
         name += f"-{k}-split{number}-{card['sha256'][:12]}"
         folder = Path(transfer.out) / "scratch" / name

@@ -168,8 +168,7 @@ def invariance_curves(
     _check(transform)
     values, layers, followed = list(values), list(layers), trace(model)
     logits = followed.result
-    if followed.ends_in_softmax:
-        raise ValueError("the network ends in a softmax, and another would follow; give the logits")
+    followed.insist_on_logits()
     distances = {layer: torch.empty(len(images), len(values), dtype=images.dtype) for layer in layers}
     probabilities = []
     with tqdm(total=len(images) * len(values), desc=transform, disable=not progress, leave=False) as bar:

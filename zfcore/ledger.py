@@ -139,7 +139,7 @@ def record(name: str, entry: Mapping[str, Any], folder: str | os.PathLike = RESU
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         entries = read(name, folder)["entries"] if path.exists() else []
-        insist_on_place(name, entry, folder)
+        _insist_on_place(path, entry, entries)
         entries = [other for other in entries if _key(other) != _key(entry)] + [entry]
         entries.sort(key=lambda other: (other["row"], other["seed"] is not None, other["seed"] or 0))
         text = json.dumps({"name": name, "entries": entries}, indent=1, ensure_ascii=False)
@@ -152,11 +152,14 @@ def insist_on_place(name: str, entry: Mapping[str, Any], folder: str | os.PathLi
     Of ``entry`` row, seed, data, config and weights_sha256 are needed. Raises ``LedgerError`` where its place
     is that of weights that ship with the package, and its own do not.
     """
-    entry = json.loads(json.dumps(entry))
-    likes = [other for other in find(name, folder) if _key(other) == _key(entry)]
+    _insist_on_place(_path(name, folder), json.loads(json.dumps(entry)), find(name, folder))
+
+
+def _insist_on_place(path: Path, entry: Mapping[str, Any], entries: list[dict[str, Any]]) -> None:
+    likes = [other for other in entries if _key(other) == _key(entry)]
     if any(ships(like["weights_sha256"]) for like in likes) and not ships(entry["weights_sha256"]):
         raise LedgerError(
-            f"{_path(name, folder)}: {_words(entry)} is of the weights that ship with zfcore, and weights "
+            f"{path}: {_words(entry)} is of the weights that ship with zfcore, and weights "
             "that do not cannot take their place; give another folder of the ledger (--results)"
         )
 

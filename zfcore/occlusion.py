@@ -193,8 +193,7 @@ class _Question:
     def __init__(self, network: Trace, layer: str | None):
         self.network, self.layer = network, None if layer is None else network.node(layer)
         self.output = network.node(network.result)
-        if network.ends_in_softmax:
-            raise ValueError("the network ends in a softmax, and another would follow; give the logits")
+        network.insist_on_logits()
         self.wanted = [self.output] + ([] if self.layer is None else [self.layer])
         self.target, self.channel = 0, None
 

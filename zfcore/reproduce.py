@@ -42,7 +42,17 @@ from zfcore.evolution import EPOCHS, Evolution
 from zfcore.fetch import DATASETS
 from zfcore.ledger import RESULTS, find, pack_outcomes, provenance, record
 from zfcore.model import ARCHITECTURES, build, load, save, until, write_atomically
-from zfcore.train import BRIEF, PAPER, SMALL, CheckpointError, DivergedError, Recipe, precision_of, train
+from zfcore.train import (
+    BRIEF,
+    PAPER,
+    SMALL,
+    CheckpointError,
+    DivergedError,
+    Recipe,
+    epochs_done,
+    precision_of,
+    train,
+)
 
 
 # ------------------------------------------------------------------------------ the rows
@@ -653,16 +663,11 @@ def overview(
         elif seed is None:
             states.append((row.name, seed, "of its members, trained again where their weights are gone", 0.0))
         else:
-            done, own = _epochs_done(experiment.folder(row, seed)), experiment.of(row)
+            done, own = epochs_done(experiment.folder(row, seed)), experiment.of(row)
             work = (own.epochs - done) * _operations(own.architecture(row), own.width)
             state = f"{done} of {own.epochs} epochs" if done else "not begun"
             states.append((row.name, seed, state, statistics.median(rates) * work if rates else None))
     return states
-
-
-def _epochs_done(folder: Path) -> int:
-    history = folder / "history.csv"
-    return len(history.read_text(encoding="utf-8").splitlines()) - 1 if history.exists() else 0  # and a head
 
 
 @cache

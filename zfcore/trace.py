@@ -288,11 +288,11 @@ class Trace:
             )
         return self.names[returned]
 
-    @property
-    def ends_in_softmax(self) -> bool:
-        """Whether the network returns probabilities, of which a softmax would make others."""
+    def insist_on_logits(self) -> None:
+        """Raise ``ValueError`` where the network returns probabilities: one softmax would follow another."""
         node = self._nodes[self.result]
-        return isinstance(self.operations[node], nn.Softmax) or function_name(node) == "softmax"
+        if isinstance(self.operations[node], nn.Softmax) or function_name(node) == "softmax":
+            raise ValueError("the network ends in a softmax, and another would follow; give the logits")
 
     def sources(self, node: fx.Node) -> list[fx.Node]:
         """The nodes (the input, or layers) whose tensors a layer takes, each once."""

@@ -134,6 +134,12 @@ class DivergedError(RuntimeError):
     """The loss became NaN or infinite."""
 
 
+def epochs_done(folder: str | os.PathLike) -> int:
+    """How many whole epochs the run in a folder has behind it, by its history."""
+    history = Path(folder) / "history.csv"
+    return len(history.read_text(encoding="utf-8").splitlines()) - 1 if history.exists() else 0  # and a head
+
+
 def learning_rate(
     recipe: Recipe, step: int, steps: int, history: list[dict[str, float]], chance: float = 0.0
 ) -> float:

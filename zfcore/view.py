@@ -439,8 +439,8 @@ class Viewer:
         with torch.no_grad():
             self.layers = self._named(layers, blank)
             self.classifier = classifier and getattr(model(blank), "ndim", 0) == 2
-        if self.classifier and self.net.trace.ends_in_softmax:
-            raise ValueError("the network ends in a softmax, and another would follow; give the logits")
+        if self.classifier:
+            self.net.trace.insist_on_logits()
 
     @property
     def side(self) -> int:
