@@ -14,9 +14,9 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from zfcore import cli, data, evaluate, generalization, model, page, publish, train
+from zfcore import data, evaluate, generalization, model, page, publish, train
 from zfcore import reproduce as reproducing
-from zfcore.cli import app
+from zfcore.cli import app, training
 from zfcore.data import patches
 from zfcore.export import export_onnx
 from zfcore.gallery import Gallery
@@ -347,7 +347,7 @@ def test_a_device_that_is_not_here_is_told(weights, monkeypatch, given, told_so)
 def test_torchrun_gives_each_process_its_own_gpu(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
     with pytest.raises(typer.BadParameter, match="takes the GPU of its own number, not cuda:1"):
-        cli._processes("cuda:1").__enter__()
+        training._processes("cuda:1").__enter__()
 
 
 def test_a_class_that_was_not_learned_cannot_be_tested(weights, tmp_path):
@@ -400,6 +400,16 @@ def test_the_climb_has_the_size_the_step_and_the_noise_that_are_asked_for(weight
     found = maximize(model.load(weights)[0], said["layer"], [1], 40, recipe=recipe, seed=7)
     assert (said["recipe"], said["seed"]) == (dataclasses.asdict(recipe), 7)
     np.testing.assert_allclose(said["history"], found.history, rtol=1e-4)
+
+
+def test_a_climb_may_end_when_it_hardly_rises(weights, tmp_path):
+    steps = []
+    for tolerance in (0, 10):
+        asked = ("--weights", weights, "--iterations", 30, "--tolerance", tolerance)
+        assert shell("maximize", "layer 1", 1, *asked, "--out", tmp_path).exit_code == 0
+        [history] = json.loads((tmp_path / "maximize.json").read_text("utf-8"))["history"]
+        steps.append(len(history) - 1)
+    assert steps == [30, 20]  # the means of two times ten steps are compared
 
 
 def test_the_strongest_pictures_are_sought_in_the_split_that_is_asked_for(weights, tmp_path, monkeypatch):

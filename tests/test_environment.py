@@ -85,11 +85,12 @@ from pathlib import Path
 
 from zfcore import cli
 
-for part in ast.parse(Path(cli.__file__).read_text(encoding="utf-8")).body:
-    if isinstance(part, ast.FunctionDef) and part.name != "book":  # which is for the book's readers
-        for node in ast.walk(part):
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                exec(ast.unparse(node))
+for file in Path(cli.__file__).parent.glob("*.py"):
+    for part in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(part, ast.FunctionDef) and part.name != "book":  # which is for the book's readers
+            for node in ast.walk(part):
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    exec(ast.unparse(node))
 sys.argv = ["zfcore", "project", "--help"]
 cli.main()
 """

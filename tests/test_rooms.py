@@ -9,7 +9,11 @@ import pytest
 import zfcore
 
 PACKAGE = Path(zfcore.__file__).parent
-ROOMS = sorted(file.stem for file in PACKAGE.glob("*.py") if file.stem != "__init__")
+# A room is a file, or a folder with a file for each of its corners.
+ROOMS = sorted(
+    {file.stem for file in PACKAGE.glob("*.py") if file.stem != "__init__"}
+    | {file.parent.name for file in PACKAGE.glob("*/__init__.py")}
+)
 
 # A method room takes any nn.Module and tensors; it knows nothing of data sets, the book or files.
 METHODS = {
@@ -106,6 +110,12 @@ MAY_IMPORT = {
 RESERVED = {"ipywidgets": {"widgets"}, "papermill": {"publish"}, "typer": {"cli"}}
 
 
+def sources_of(room: str) -> list[str]:
+    folder = PACKAGE / room
+    files = sorted(folder.glob("*.py")) if folder.is_dir() else [PACKAGE / f"{room}.py"]
+    return [file.read_text(encoding="utf-8") for file in files]
+
+
 def imported_modules(source: str) -> set[str]:
     """Every module that the code imports, wherever it does so; ``from a import b`` gives a and a.b."""
     found = set()
@@ -126,12 +136,12 @@ def rooms_called(source: str) -> set[str]:
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_calls_only_the_rooms_of_its_row(room):
     assert room in MAY_IMPORT, f"zfcore/{room}.py has no row in the table of rooms: say whom it may call"
-    called = rooms_called((PACKAGE / f"{room}.py").read_text(encoding="utf-8"))
+    called = set().union(*map(rooms_called, sources_of(room))) - {room}
     assert called <= MAY_IMPORT[room], f"{room} calls {sorted(called - MAY_IMPORT[room])}"
 
 
 def packages_known_to(room: str) -> set[str]:
-    modules = imported_modules((PACKAGE / f"{room}.py").read_text(encoding="utf-8"))
+    modules = set().union(*map(imported_modules, sources_of(room)))
     return {module.split(".")[0] for module in modules}
 
 
@@ -158,7 +168,7 @@ if True:
 
 def test_contributors_are_told_of_every_room_and_of_what_it_may_import():
     text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    told = dict(re.findall(r"^\| `(\w+)\.py` \| .* \| (.*) \|$", text, re.MULTILINE))
+    told = dict(re.findall(r"^\| `(\w+)(?:\.py)?` \| .* \| (.*) \|$", text, re.MULTILINE))
     assert told.keys() == set(ROOMS)
     for room, words in told.items():
         if not words.startswith("all"):
