@@ -293,6 +293,7 @@ def test_average_precision_of_voc_is_recorded_by_class(tmp_path, source, devkit,
     found = list(entry["values"]["average precision"].values())
     assert found == pytest.approx(expected, abs=0.01)
     assert entry["values"]["mean"] == pytest.approx(np.mean(expected), abs=0.01)
+    assert entry["values"]["interval"][0] <= entry["values"]["mean"] <= entry["values"]["interval"][1]
 
 
 def test_dropped_duplicates_want_a_ledger_of_duplicates(transfer):

@@ -60,6 +60,35 @@ def test_the_trap_is_what_two_ascents_of_each_class_say(viewer):
     assert found["n"] == 3
 
 
+def test_a_judge_says_what_another_network_makes_of_what_was_climbed_to(viewer):
+    other = {**CARD, "mean": [90.0, 100.0, 110.0], "scale": 32.0, "architecture": "other", "sha256": "1" * 64}
+    judge = Viewer(small(seed=1), other, LAYERS)
+    found, rises, first = trap(viewer, classes=3, seed=2, judge=judge)["judge"], {}, {}
+    mean, other_mean = (torch.tensor(card["mean"])[:, None, None] for card in (CARD, other))
+    for objective in ("logit", "probability"):
+        for c in torch.randperm(4, generator=torch.Generator().manual_seed(2))[:3].tolist():
+            how = {"objective": objective, "recipe": STEPS, "seed": 2 * 4 + c}
+            r = maximize(viewer.model, "10", c, 28, **how)
+            logs = []
+            for x in (noise(28, [2 * 4 + c], STEPS.contrast)[0].float(), r.image):
+                taken = (x * 64 + mean - other_mean) / 32
+                with torch.no_grad():
+                    logs.append(judge.model(taken[None]).double().log_softmax(1)[0])
+            rises.setdefault(objective, []).append((logs[1] - logs[0])[c].item())
+            first.setdefault(objective, []).append(int(logs[1].argmax()) == c)
+        assert found[objective]["rise"] == pytest.approx(np.mean(rises[objective]), rel=1e-3)
+        assert found[objective]["first"] == pytest.approx(np.mean(first[objective]))
+    paired = np.subtract(rises["logit"], rises["probability"])
+    assert found["difference"]["mean"] == pytest.approx(paired.mean(), rel=1e-3)
+    assert (found["architecture"], found["sha256"]) == ("other", "1" * 64)
+
+
+def test_a_judge_of_other_classes_is_refused(viewer):
+    card = {**viewer.card, "classes": ["a", "b", "c", "d"]}
+    with pytest.raises(ValueError, match="knows the same classes in the same order"):
+        trap(viewer, classes=2, judge=Viewer(small(), card, LAYERS))
+
+
 def test_a_net_whose_classes_pull_alike_shows_the_trap():
     """All logits share a part: the logit climbs it, the probability gains nothing by it and leaves it."""
     torch.manual_seed(0)

@@ -1,5 +1,7 @@
 """How transferred features are judged: the protocols of §5.2, by hand and against scikit-learn."""
 
+import statistics
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from zfcore.protocols import (
     average_precision,
     draw_split,
     few_shot,
+    mean_average_precision,
     paired,
     per_class_accuracy,
     write_submission,
@@ -99,6 +102,32 @@ def test_the_area_is_scikit_learns_where_precision_only_falls(hits):
         assert ours == pytest.approx(plain)
     else:
         assert ours > plain - 1e-12
+
+
+def test_the_interval_of_the_mean_precision_is_as_wide_as_other_pictures_would_make_it():
+    draw = torch.Generator().manual_seed(3)
+
+    def pictures(n, classes=4):
+        truth = torch.where(torch.rand(n, classes, generator=draw) < 0.2, 1, -1)
+        return torch.randn(n, classes, generator=draw, dtype=torch.float64) + 1.5 * (truth == 1), truth
+
+    others = [
+        statistics.fmean(
+            100 * average_precision(s, t, "area") for s, t in zip(*map(torch.t, pictures(150)), strict=True)
+        )
+        for _ in range(200)
+    ]
+    widths = []
+    for _ in range(5):
+        mean, (low, high) = mean_average_precision(*pictures(150), "area", draws=200)
+        assert low < mean < high
+        widths.append(high - low)
+    assert statistics.fmean(widths) == pytest.approx(2 * 1.96 * statistics.stdev(others), rel=0.2)
+
+
+def test_a_ranking_without_a_fault_has_no_spread():
+    truth = torch.tensor([[1, -1]] * 4 + [[-1, 1]] * 4)
+    assert mean_average_precision(truth.double(), truth, "area", draws=50) == (100.0, (100.0, 100.0))
 
 
 def test_average_precision_refuses_what_has_none():

@@ -872,22 +872,35 @@ def _less_on_pascal(e: Evidence):
         raise NotRunError("table5, pretrained, layer 7", command)
     for entry in found:
         e.read("table5", entry)
-        mean = float(Entry("table5", entry).at("mean"))
-        yield measured(entry["data"], mean, mean, mean)
+        found = Entry("table5", entry)
+        low, high = found.at("interval")
+        yield measured(entry["data"], float(found.at("mean")), float(low), float(high))
     raise UntestableError("rivals")
 
 
 # ------------------------------------------------------------------------------ beside the paper
 @_tests(34)
 def _logit_not_probability(e: Evidence):
-    # Both climbs want the class. But the logit is what the one climbs and the other does not: to say that it
-    # raises the class more takes a judge that neither has climbed.
-    found = e.entry("maximization", "zfnet-64", "zfcore measure maximization")
-    difference = found.at("trap", "difference")
+    # Both climbs want the class, but the logit is what the one climbs and the other does not: that it raises
+    # the class more is said by a judge that neither has climbed.
+    command = "zfcore measure maximization --judge WEIGHTS"
+    found = e.entry("maximization", "zfnet-64", command)
+    if "judge" not in found.at("trap"):
+        raise NotRunError("a judge of the climbed pictures", command)
+    yield _with_interval("", found, "trap", "judge", "difference", wanted=1)
+    own = _with_interval("", found, "trap", "difference")
+    yield "own", {"mean": own.mean, "low": own.low, "high": own.high}
+    firsts = {
+        objective: found.at("trap", "judge", objective, "first") for objective in ("logit", "probability")
+    }
+    yield "first", firsts
+
+
+def _with_interval(label: str, found: Entry, *path: str, **asked: Any) -> Number:
+    """A number of the ledger that is ``{"mean", "interval": [low, high]}``."""
+    value, where = found.at(*path), f"{found.ledger}, {found.entry['row']}, {' / '.join(path)}"
     try:
-        mean, (low, high) = float(difference["mean"]), map(float, difference["interval"])
+        mean, (low, high) = float(value["mean"]), map(float, value["interval"])
     except (KeyError, TypeError, ValueError) as error:
-        row = found.entry["row"]
-        raise LedgerError(f"maximization, {row}, trap / difference: no mean and interval") from error
-    yield measured("", mean, low, high, wanted=1, where="maximization, trap / difference")
-    raise UntestableError("judge")
+        raise LedgerError(f"{where}: no mean and interval") from error
+    return measured(label, mean, low, high, where=where, **asked)

@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +35,14 @@ from zfcore.data import VOC_CLASSES, LabelledPictures, caltech, centre_crop, pat
 from zfcore.evaluate import probabilities
 from zfcore.ledger import RESULTS, find, insist_on_place, provenance, record
 from zfcore.model import ARCHITECTURES, load, network_of, save, untrained
-from zfcore.protocols import Split, average_precision, draw_split, per_class_accuracy, write_submission
+from zfcore.protocols import (
+    Split,
+    average_precision,
+    draw_split,
+    mean_average_precision,
+    per_class_accuracy,
+    write_submission,
+)
 from zfcore.train import SMALL, Recipe, train
 from zfcore.transfer import Head, Span, extract_features, fit_softmax, fit_svm
 
@@ -442,9 +448,11 @@ def _voc_row(transfer: Transfer, row: str, say: Callable[[str], None]) -> None:
             name: round(100 * average_precision(scores[:, c], tests.truth[:, c], rule), 3)
             for c, name in enumerate(VOC_CLASSES)
         }
-        values = {"mean": round(statistics.fmean(precision.values()), 3), "average precision": precision}
+        mean, interval = mean_average_precision(scores, tests.truth, rule)
+        values = {"mean": round(mean, 3), "interval": [round(end, 3) for end in interval]}
+        values |= {"average precision": precision}
         values |= {"strength": fitted.strength, "trained on": len(known)}
-        say(f"table5, {row}, {learn} to {judge}: mean average precision {values['mean']:.1f} %")
+        say(f"table5, {row}, {learn} to {judge}: mean average precision {mean:.1f} %")
         _record(transfer, place, config, values, len(tests), time.monotonic() - start)
     if year != 2007:
         try:

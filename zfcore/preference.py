@@ -9,7 +9,9 @@ towards the logit :math:`z_c` and towards the probability
 also grows where the other classes are pushed down, those first that are the most probable. Measured are the
 rise of the class's own logit, the change of the mean of the others and of the largest among them, and the
 probability at the end; the difference in the first, paired by class, has an interval (bootstrap over classes,
-percentiles, 95 %).
+percentiles, 95 %). The logit is what the one ascent climbs and the other does not, so it favours the one. A
+*judge* is another network, which neither has climbed: measured is by how much the logarithm of its own
+:math:`p_c` rises, and whether the class is its first guess.
 
 *The regularisers.* For units drawn by a seed, each the middle one of its map and taken before its ReLU, and
 for classes: what each regulariser alone, and all together, leave of the activation that the plain ascent
@@ -57,8 +59,16 @@ VARIANTS: dict[str, Recipe] = {
 }
 
 
-def trap(viewer: Viewer, classes: int = 100, seed: int = 0, progress: bool = False) -> dict[str, Any]:
+def trap(
+    viewer: Viewer,
+    classes: int = 100,
+    seed: int = 0,
+    progress: bool = False,
+    judge: Viewer | None = None,
+) -> dict[str, Any]:
     """Climb logits and probabilities of ``classes`` classes drawn with ``seed`` from the same noise.
+
+    ``judge`` looks at what was found; it is a network of the same classes, on pictures as large.
 
     Returns
     -------
@@ -66,18 +76,33 @@ def trap(viewer: Viewer, classes: int = 100, seed: int = 0, progress: bool = Fal
         ``n``; for ``logit`` and ``probability`` the mean rise of the ``target`` logit, the mean change of the
         mean of the ``others``, the mean ``probability`` at the end, and the mean change of the largest of the
         others, the ``rival``; ``difference``: ``mean`` and ``interval`` [low, high] of the target's rise by
-        the logit minus that by the probability.
+        the logit minus that by the probability. With a judge also ``judge``, as :func:`_judged` says.
+
+    Raises
+    ------
+    ValueError
+        The judge has other classes, or takes pictures of another size.
     """
     layer = viewer.net.trace.result
+    if judge and (judge.side, judge.card.get("classes")) != (viewer.side, viewer.card.get("classes")):
+        raise ValueError(
+            f"a judge takes pictures of {viewer.side} pixels and knows the same classes in the same order; "
+            f"this one takes {judge.side} pixels, or knows others"
+        )
     logits = _answers(viewer, layer, noise(viewer.side, [seed]))
     drawn = torch.randperm(logits.shape[1], generator=torch.Generator().manual_seed(seed))[:classes]
     climbed: dict[str, list[Tensor]] = {"logit": [], "probability": []}
+    seen: dict[str, list[Tensor]] = {"logit": [], "probability": []}
     for some in tqdm(drawn.split(10), "classes", disable=not progress, leave=False):
         seeds = [seed * logits.shape[1] + c for c in some.tolist()]
-        before = _answers(viewer, layer, noise(viewer.side, seeds, STEPS.contrast))
+        start = noise(viewer.side, seeds, STEPS.contrast)
+        before = _answers(viewer, layer, start)
         for objective, found in climbed.items():
             aim = {"objective": objective, "recipe": STEPS, "seed": seeds}
-            after = _answers(viewer, layer, maximize(viewer.model, layer, some, viewer.side, **aim).image)
+            pictures = maximize(viewer.model, layer, some, viewer.side, **aim).image
+            if judge:
+                seen[objective].append(_judged(viewer, judge, some, start, pictures))
+            after = _answers(viewer, layer, pictures)
             own = torch.zeros_like(after, dtype=torch.bool).scatter_(1, some[:, None], True)
             rises = after[own] - before[own]
             others, others_before = (z[~own].unflatten(0, (len(some), -1)) for z in (after, before))
@@ -88,9 +113,35 @@ def trap(viewer: Viewer, classes: int = 100, seed: int = 0, progress: bool = Fal
     told = {
         objective: dict(zip(words, found.mean(1).tolist(), strict=True)) for objective, found in of.items()
     }
-    difference = interval((of["logit"][0] - of["probability"][0]).numpy(), seed)
-    between = {"mean": difference["mean"], "interval": [difference["low"], difference["high"]]}
-    return {"n": len(drawn), **told, "difference": between}
+    found = {"n": len(drawn), **told, "difference": _difference(of["logit"][0], of["probability"][0], seed)}
+    if judge:
+        by = {objective: torch.cat(some, 1) for objective, some in seen.items()}  # (2, n) each
+        found["judge"] = {
+            "architecture": judge.card.get("architecture"),
+            "sha256": judge.card.get("sha256"),
+            "error": judge.card.get("error"),
+            **{o: dict(zip(("rise", "first"), rows.mean(1).tolist(), strict=True)) for o, rows in by.items()},
+            "difference": _difference(by["logit"][0], by["probability"][0], seed),
+        }
+    return found
+
+
+def _difference(a: Tensor, b: Tensor, seed: int) -> dict[str, Any]:
+    found = interval((a - b).numpy(), seed)
+    return {"mean": found["mean"], "interval": [found["low"], found["high"]]}
+
+
+def _judged(viewer: Viewer, judge: Viewer, classes: Tensor, start: Tensor, pictures: Tensor) -> Tensor:
+    """What the judge makes of ``pictures`` (B, 3, S, S), climbed from ``start``: (2, B).
+
+    The rise of the logarithm of the class's probability, and whether (1 or 0) the class is its first guess.
+    """
+    layer, own = judge.net.trace.result, classes[:, None]
+    before, after = (
+        _answers(judge, layer, judge.taken(viewer.pixels(x))).log_softmax(1) for x in (start, pictures)
+    )
+    rise = (after.gather(1, own) - before.gather(1, own))[:, 0]
+    return torch.stack([rise, (after.argmax(1) == classes).double()])
 
 
 def regularisers(
@@ -151,12 +202,17 @@ def _by_unit(values: Tensor) -> Tensor:
 
 
 def maximization_entry(
-    viewer: Viewer, classes: int = 100, units: int = 4, seed: int = 0, progress: bool = False
+    viewer: Viewer,
+    classes: int = 100,
+    units: int = 4,
+    seed: int = 0,
+    progress: bool = False,
+    judge: Viewer | None = None,
 ) -> dict[str, Any]:
     """The entry of the ledger ``maximization``, but for the command: the trap and the regularisers."""
     started = time.perf_counter()
     values = {
-        "trap": trap(viewer, classes, seed, progress),
+        "trap": trap(viewer, classes, seed, progress, judge),
         "regularisers": regularisers(viewer, units, seed, progress),
     }
     card = viewer.card

@@ -623,8 +623,15 @@ class Viewer:
 
     def shown(self, x: Tensor) -> np.ndarray:
         """What the network takes, (3, S, S) in its units, as a picture for the eye: (S, S, 3) uint8."""
-        pixels = x.cpu().float() * self.card["scale"] + centre_crop(self.card["mean"], self.side)
-        return np.rint(np.clip(_array(pixels), 0, 255)).astype(np.uint8).transpose(1, 2, 0)
+        return np.rint(np.clip(_array(self.pixels(x)), 0, 255)).astype(np.uint8).transpose(1, 2, 0)
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """What the network takes, (…, 3, S, S) in its units, as pixels from 0 to 255, or beyond."""
+        return x.cpu().float() * self.card["scale"] + centre_crop(self.card["mean"], self.side)
+
+    def taken(self, pixels: Tensor) -> Tensor:
+        """Pixels (…, 3, S, S) in the network's units; the reverse of :meth:`pixels`."""
+        return (pixels - centre_crop(self.card["mean"], self.side)) / self.card["scale"]
 
     def _named(self, layers: Mapping[str, str] | Iterable[str] | None, blank: Tensor) -> dict[str, str]:
         """Reader's name → module path of the layers to choose from, all of which have feature maps."""

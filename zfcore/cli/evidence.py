@@ -26,8 +26,8 @@ OF_TRAININGS = ("shard", "width", "workers", "low_precision", "overview")
 IDLE = {
     "occlusion": ("draws",),
     "correspondence": ("pictures", "size", "stride"),
-    "fig2": ("pictures", "classes"),
-    "invariance": ("classes",),
+    "fig2": ("pictures", "classes", "judge"),
+    "invariance": ("classes", "judge"),
     "maximization": ("data", "pictures"),
     "table5": ("seeds", "recipe", "epochs"),
     "table6": ("recipe", "epochs"),
@@ -191,6 +191,10 @@ def measure(
     data: Annotated[str, typer.Option(help="tiny-imagenet or imagenet (packed).")] = "tiny-imagenet",
     pictures: Annotated[int, typer.Option(help="invariance: how many are transformed.", min=20)] = 500,
     classes: Annotated[int, typer.Option(help="maximization: how many are climbed to.", min=2)] = 100,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="maximization: weights of another network that looks at what was climbed to."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of pictures, places, noise, and the untrained network.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
     results: ResultsOption = None,
@@ -211,7 +215,9 @@ def measure(
     _refuse(context, target, IDLE[target])
     viewer, _ = viewer_of(weights, device)
     if target == "maximization":
-        entry = maximization_entry(viewer, classes, seed=seed, progress=True) | {"command": as_typed()}
+        other = viewer_of(judge, device)[0] if judge else None
+        entry = maximization_entry(viewer, classes, seed=seed, progress=True, judge=other)
+        entry |= {"command": as_typed()}
         ledger.record(target, entry, results or ledger.RESULTS)
         typer.echo(f"{entry['row']}: {entry['n']} classes in {entry['seconds']:.0f} s")
         return
