@@ -212,7 +212,7 @@ def test_place_is_decoded_from_random_features_of_layer_1(viewer):
     found = decoding(viewer, some, {"layer 1": layer_ends(viewer.model)["layer 1"]})["layer 1"]
     assert found["place"]["mean"] > 0.4
     assert found["label"]["mean"] > 0.15  # of ten photographs
-    assert found["features"] == 36 * viewer.model.features[0].out_channels
+    assert found["features"] == 28 * 28 * viewer.model.features[0].out_channels
 
 
 @torch.no_grad()
@@ -229,14 +229,7 @@ def test_decoding_is_what_a_loop_over_the_pictures_gives(viewer):
         grey[..., top : top + side, left : left + side] = small
         answers = viewer.net.activations(grey, layers.values())
         for name, path in layers.items():
-            cells = answers[path][0]
-            if cells.ndim == 3:  # maps of 28, of 14 or of 6 rows, averaged to 6
-                n = len(cells[0])
-                edges = [slice(i * n // 6, -(-(i + 1) * n // 6)) for i in range(6)]
-                cells = torch.stack(
-                    [cells[:, rows, columns].mean((1, 2)) for rows in edges for columns in edges], 1
-                )
-            features[name].append(cells.flatten())
+            features[name].append(answers[path][0].flatten())
     classes, labels = np.unique(some.labels.numpy(), return_inverse=True)
     where = places.double().numpy()
     for name, rows in features.items():

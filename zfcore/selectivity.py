@@ -10,9 +10,8 @@ Three questions, each one number per map or picture, with an interval over these
   the pixels that both fields have inside their pictures; the mean over the 36 pairs is a map's
   similarity. Beside it pairs from two different maps of the layer, which have no reason to be alike.
 - *Decoding*: pictures are made smaller (:data:`SHARE` of the side) and put on grey, each at a random place.
-  From the features at the end of each layer, maps averaged to at most 6×6 cells, ridge regression (five
-  folds, its penalty chosen inside each) tells the label, and the place: two curves over depth, from the
-  same features of the same pictures.
+  From all features at the end of each layer, ridge regression (five folds, its penalty chosen inside each)
+  tells the label, and the place: two curves over depth, from the same features of the same pictures.
 
 Source: Zeiler & Fergus, §4 and Fig. 2, doi:10.1007/978-3-319-10590-1_53; percentile intervals: Efron &
 Tibshirani (1993).
@@ -241,10 +240,7 @@ def decoding(
     for x, some in tqdm(batches, "features", -(-len(pictures) // 32), disable=not progress, leave=False):
         answers = viewer.net.activations(put_at(x, some, side), layers.values())
         for name, path in layers.items():
-            maps = answers[path]
-            if maps.ndim == 4 and max(maps.shape[2:]) > 6:
-                maps = F.adaptive_avg_pool2d(maps, 6)
-            found[name].append(maps.flatten(1).float().cpu())
+            found[name].append(answers[path].flatten(1).float().cpu())
     where = places.double().numpy()
     classes, labels = np.unique(pictures.labels.numpy(), return_inverse=True)
     values = {}
@@ -317,6 +313,6 @@ def _rows(
     draw = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(pictures.classes), generator=draw)[:CLASSES]
     few, ends = pictures.take(torch.isin(pictures.labels, chosen).nonzero()[:, 0]), layer_ends(viewer.model)
-    protocol = {"layers": ends, "side": round(SHARE * viewer.side), "cells": 6, "classes": len(chosen)}
+    protocol = {"layers": ends, "side": round(SHARE * viewer.side), "classes": len(chosen)}
     protocol |= {"folds": 5, "penalties": PENALTIES}
     yield "decoding", decoding(viewer, few, ends, seed, progress), len(few), protocol
