@@ -119,7 +119,6 @@ def trap(
         found["judge"] = {
             "architecture": judge.card.get("architecture"),
             "sha256": judge.card.get("sha256"),
-            "error": judge.card.get("error"),
             **{o: dict(zip(("rise", "first"), rows.mean(1).tolist(), strict=True)) for o, rows in by.items()},
             "difference": _difference(by["logit"][0], by["probability"][0], seed),
         }
