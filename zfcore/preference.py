@@ -76,8 +76,8 @@ def trap(
         ``n``; for ``logit`` and ``probability`` the mean rise of the ``target`` logit, the mean change of the
         mean of the ``others``, the mean ``probability`` at the end, and the mean change of the largest of the
         others, the ``rival``; ``difference``: ``mean`` and ``interval`` [low, high] of the target's rise by
-        the logit minus that by the probability. With a judge also ``judge``: for each of the
-        two the mean ``rise`` of the log-probability and the share whose ``first`` guess is the class, and their
+        the logit minus that by the probability. With a judge also ``judge``: for each of the two the mean
+        ``rise`` of the log-probability and the share of classes that are its ``first`` guess, and their
         ``difference``.
 
     Raises
