@@ -110,6 +110,25 @@ def test_pictures_of_one_limit_share_their_contrast():
         figures.stretch(faint, limit=0)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_filters_are_drawn_largest_first_in_blocks_of_one_contrast(shared):
+    draw = torch.Generator().manual_seed(0)
+    layers = {words: torch.randn(5, 3, 4, 4, generator=draw) * (1 + n) for n, words in enumerate("ab")}
+    layers["a"] *= torch.tensor([1.0, 3.0, 2.0, 5.0, 4.0])[:, None, None, None]
+    figure = figures.filters(layers, 3, shared)
+    drawn = [axes.images[0].get_array() for axes in figure.axes]
+    limit = {words: float(w.abs().max()) for words, w in layers.items()}
+    expected = []
+    for words, w in layers.items():
+        order = sorted(range(5), key=lambda n, w=w: -float(w[n].square().sum()))
+        top = max(limit.values()) if shared else limit[words]
+        expected += [figures.stretch(w[n], limit=top) for n in order]
+    assert len(drawn) == 10
+    for found, wanted in zip(drawn, expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert [t.get_text() for axes in figure.axes for t in axes.texts] == ["a", "", "b", ""]
+
+
 def test_curves_run_from_one_and_explain_their_names_once():
     both = {"a": [3.0, 2.0, 1.0], "b": [1.0, 1.0, 1.0]}
     figure = figures.curves({"loss": both, "error": both}, "epoch", levels={"error": ("guessing", 90)})

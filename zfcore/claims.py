@@ -870,9 +870,7 @@ def _less_on_pascal(e: Evidence):
         raise NotRunError("table5, pretrained, layer 7", command)
     for entry in found:
         e.read("table5", entry)
-        found = Entry("table5", entry)
-        low, high = found.at("interval")
-        yield measured(entry["data"], float(found.at("mean")), float(low), float(high))
+        yield Entry("table5", entry).number(entry["data"])
     raise UntestableError("rivals")
 
 
@@ -885,20 +883,10 @@ def _logit_not_probability(e: Evidence):
     found = e.entry("maximization", "zfnet-64", command)
     if "judge" not in found.at("trap"):
         raise NotRunError("a judge of the climbed pictures", command)
-    yield _with_interval("", found, "trap", "judge", "difference", wanted=1)
-    own = _with_interval("", found, "trap", "difference")
+    yield found.number("", "trap", "judge", "difference", wanted=1)
+    own = found.number("", "trap", "difference")
     yield "own", {"mean": own.mean, "low": own.low, "high": own.high}
     firsts = {
         objective: found.at("trap", "judge", objective, "first") for objective in ("logit", "probability")
     }
     yield "first", firsts
-
-
-def _with_interval(label: str, found: Entry, *path: str, **asked: Any) -> Number:
-    """A number of the ledger that is ``{"mean", "interval": [low, high]}``."""
-    value, where = found.at(*path), f"{found.ledger}, {found.entry['row']}, {' / '.join(path)}"
-    try:
-        mean, (low, high) = float(value["mean"]), map(float, value["interval"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise LedgerError(f"{where}: no mean and interval") from error
-    return measured(label, mean, low, high, where=where, **asked)

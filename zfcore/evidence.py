@@ -202,11 +202,12 @@ class Entry:
         return value
 
     def number(self, label: str, *path: str, times: float = 1.0, **asked: Any) -> Number:
-        """The interval at that path, ``{"mean", "low", "high"}``, times a factor."""
+        """The number there, ``{"mean", "low", "high"}`` or ``{"mean", "interval"}``, times a factor."""
         where = f"{self.ledger}, {self.entry['row']}, {' / '.join(path)}"
         value = self.at(*path)
         try:
-            mean, low, high = (times * float(value[key]) for key in ("mean", "low", "high"))
+            ends = value["interval"] if "interval" in value else (value["low"], value["high"])
+            mean, low, high = (times * float(number) for number in (value["mean"], *ends))
         except (KeyError, TypeError, ValueError) as error:
             raise LedgerError(f"{where}: {value!r} is no interval") from error
         return measured(label, mean, low, high, where=where, **asked)

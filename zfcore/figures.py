@@ -127,6 +127,22 @@ def pictures(
     return figure
 
 
+def filters(layers: Mapping[str, np.ndarray], columns: int, shared: bool = False) -> Figure:
+    """First layers of filters (F, 3, k, k), one block of rows below the other, the largest filter first.
+
+    Layers are arrays or tensors. A block has the contrast of its own largest weight, or, if ``shared``, all
+    blocks have that of the largest of all.
+    """
+    rows, titles, limits = [], [], {words: float(abs(w).max()) for words, w in layers.items()}
+    for words, w in layers.items():
+        limit = max(limits.values()) if shared else limits[words]
+        sizes = (np.asarray(w, np.float64) ** 2).mean((1, 2, 3))
+        shown = [stretch(w[n], limit=limit) for n in np.argsort(-sizes, kind="stable").tolist()]
+        rows += [shown[start : start + columns] for start in range(0, len(shown), columns)]
+        titles += [words] + [""] * (len(rows) - len(titles) - 1)
+    return pictures(rows, titles)
+
+
 def _frame(axes: Axes, box: tuple[float, float, float, float]) -> None:
     top, left, height, width = box
     axes.add_patch(
