@@ -83,10 +83,27 @@ def test_a_judge_says_what_another_network_makes_of_what_was_climbed_to(viewer):
     assert (found["architecture"], found["sha256"]) == ("other", "1" * 64)
 
 
-def test_a_judge_of_other_classes_is_refused(viewer):
-    card = {**viewer.card, "classes": ["a", "b", "c", "d"]}
-    with pytest.raises(ValueError, match="knows the same classes in the same order"):
-        trap(viewer, classes=2, judge=Viewer(small(), card, LAYERS))
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"classes": ["a", "b", "c", "x"]}, "knows the same classes in the same order"),
+        ({"classes": None}, "by the names in its card"),
+        ({"input_size": 32}, "takes pictures of 28 pixels; this one takes 32"),
+        ({"sha256": "0" * 64}, "these are the same weights"),
+    ],
+)
+def test_who_cannot_judge_is_refused(viewer, change, words):
+    card = {**viewer.card, "sha256": "1" * 64, **change}
+    of_any_size = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4)]
+    with pytest.raises(ValueError, match=words):
+        trap(viewer, classes=2, judge=Viewer(nn.Sequential(*of_any_size).eval(), card))
+
+
+def test_no_network_judges_where_no_classes_are_named(viewer):
+    cards = [{**viewer.card, "classes": None, "sha256": sha} for sha in ("0" * 64, "1" * 64)]
+    climbed, judge = (Viewer(small(), card, LAYERS) for card in cards)
+    with pytest.raises(ValueError, match="by the names in its card"):
+        trap(climbed, classes=2, judge=judge)
 
 
 def test_a_net_whose_classes_pull_alike_shows_the_trap():

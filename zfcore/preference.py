@@ -83,14 +83,11 @@ def trap(
     Raises
     ------
     ValueError
-        The judge has other classes, or takes pictures of another size.
+        The judge is the climbed network, has other classes or names none, or takes pictures of another size.
     """
     layer = viewer.net.trace.result
-    if judge and (judge.side, judge.card.get("classes")) != (viewer.side, viewer.card.get("classes")):
-        raise ValueError(
-            f"a judge takes pictures of {viewer.side} pixels and knows the same classes in the same order; "
-            f"this one takes {judge.side} pixels, or knows others"
-        )
+    if judge:
+        _insist_on_another(viewer, judge)
     logits = _answers(viewer, layer, noise(viewer.side, [seed]))
     drawn = torch.randperm(logits.shape[1], generator=torch.Generator().manual_seed(seed))[:classes]
     climbed: dict[str, list[Tensor]] = {"logit": [], "probability": []}
@@ -125,6 +122,20 @@ def trap(
             "difference": _difference(by["logit"][0], by["probability"][0], seed),
         }
     return found
+
+
+def _insist_on_another(viewer: Viewer, judge: Viewer) -> None:
+    """Raise ``ValueError`` unless the judge is another network of the same classes and the same pictures."""
+    if judge.side != viewer.side:
+        raise ValueError(f"a judge takes pictures of {viewer.side} pixels; this one takes {judge.side}")
+    if not judge.card.get("classes") or judge.card["classes"] != viewer.card.get("classes"):
+        raise ValueError(
+            "a judge knows the same classes in the same order, by the names in its card; give a network "
+            "that `zfcore train` or `zfcore reproduce` has trained on the pictures of the climbed one"
+        )
+    own = judge.card.get("sha256")
+    if judge.model is viewer.model or (own and own == viewer.card.get("sha256")):
+        raise ValueError("a judge is another network than the climbed one; these are the same weights")
 
 
 def _difference(a: Tensor, b: Tensor, seed: int) -> dict[str, Any]:
