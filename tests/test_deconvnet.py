@@ -930,3 +930,39 @@ def test_a_batch_norm_on_the_way_does_not_depend_on_the_memory_format(rule, memo
         # two images whose channels differ take the way that computes every filter
         both = net.project(laid_out, "3", [2, 4], position, rule)
         assert (both[0] - want[0]).abs().max() < 1e-12
+
+
+class Functional(nn.Module):
+    """Layers as functions that have no twin among the modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 5)
+
+    def forward(self, x):
+        x = F.relu(F.conv2d(x, self.conv.weight, self.conv.bias, padding=1))
+        return F.linear(F.avg_pool2d(x, x.size()[2:]).flatten(1), self.fc.weight, self.fc.bias)
+
+
+class Modular(Functional):
+    def forward(self, x):
+        return self.fc(F.relu(self.conv(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_layers_as_functions_go_back_as_the_modules_do(rule):
+    torch.manual_seed(0)
+    one, other = Functional().double(), Modular().double()
+    other.load_state_dict(one.state_dict())
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    found = Deconvnet(one).project(x, "linear", 3, rule=rule)
+    torch.testing.assert_close(found, Deconvnet(other).project(x, "fc", 3, rule=rule))
+
+
+def test_a_rounded_quotient_has_no_way_back():
+    class Rounded(nn.Module):
+        def forward(self, x):
+            return torch.div(x, 2, rounding_mode="floor")
+
+    with pytest.raises(ValueError, match="no way back through 'div'"):
+        Deconvnet(Rounded()).project(torch.randn(1, 3, 4, 4), "div", 0)

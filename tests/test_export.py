@@ -520,6 +520,44 @@ def test_a_product_of_layers_is_refused(tmp_path):
         export_onnx(Product(), 8, ["mul"], tmp_path, logits=False)
 
 
+class Joined(nn.Module):
+    """A concatenation along an ``axis``, a learned scale; with a ``token``, a constant is joined."""
+
+    def __init__(self, token=False):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 2, 3)
+        self.gamma, self.token = nn.Parameter(torch.rand(4, 1, 1)), nn.Parameter(torch.rand(1, 2, 8, 8))
+        self.joins_token = token
+
+    def forward(self, x):
+        if self.joins_token:
+            return torch.cat((self.a(x), self.token.expand(x.size(0), -1, -1, -1)), 1)
+        return torch.cat((self.a(x) * self.gamma, self.b(x)), axis=1)
+
+
+def test_an_axis_and_a_learned_scale_go_along(tmp_path):
+    model, x = Joined().eval(), torch.randn(1, 3, 10, 10)
+    export_onnx(model, 10, ["cat"], tmp_path, logits=False)
+    found = forward(tmp_path, x)["cat"]
+    np.testing.assert_allclose(found, model(x).detach().numpy(), rtol=1e-4, atol=1e-5)
+    back = project(tmp_path, "cat", x, 5)
+    assert relative_error(back, Deconvnet(model).project(x, "cat", 5)) < TOLERANCE
+
+
+def test_a_constant_among_what_is_joined_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no ONNX graph there and back for 'cat'"):
+        export_onnx(Joined(token=True).eval(), 10, ["cat"], tmp_path, logits=False)
+
+
+def test_what_gives_several_tensors_is_refused(tmp_path):
+    class Halves(nn.Module):
+        def forward(self, x):
+            return x.chunk(2, 1)[0]
+
+    with pytest.raises(ValueError, match="'chunk' gives tuple, no tensor"):
+        export_onnx(Halves(), 8, ["getitem"], tmp_path, logits=False)
+
+
 def test_an_unknown_layer_is_refused_with_the_list_of_layers(zfnet_64, tmp_path):
     with pytest.raises(ValueError, match=r"no layer 'conv1'.*features\.0"):
         export_onnx(zfnet_64, 56, ["conv1"], tmp_path)

@@ -204,13 +204,22 @@ def test_rings_are_symmetric_and_stripes_are_not():
     assert scores[2] == 0
 
 
+def test_a_cast_of_colour_is_no_symmetry():
+    noise = torch.randn(1, 3, 31, 31, generator=torch.Generator().manual_seed(0)).double()
+    cast = torch.tensor([3.0, 0.0, -3.0])[:, None, None]
+    scores = rotational_symmetry(torch.cat([noise, noise + cast, cast.double().expand(1, 3, 31, 31)]))
+    assert scores[1] == pytest.approx(scores[0].item())
+    assert abs(scores[2]) < 1e-9
+
+
 def test_symmetry_is_the_mean_correlation_over_the_disc():
     images = torch.randn(2, 3, 9, 11, generator=torch.Generator().manual_seed(0)).double()
     found = rotational_symmetry(images, (10, 90, 200))
     disc = np.array([[math.hypot(y - 4, x - 5) <= 4 for x in range(11)] for y in range(9)])
     for image, score in zip(images.numpy(), found.tolist(), strict=True):
         turned = [plain_warp(image, "rotate", angle) for angle in (10, 90, 200)]
-        alike = [np.corrcoef(image[:, disc].ravel(), other[:, disc].ravel())[0, 1] for other in turned]
+        patterns = [p[:, disc] - p[:, disc].mean(1, keepdims=True) for p in (image, *turned)]
+        alike = [np.corrcoef(patterns[0].ravel(), other.ravel())[0, 1] for other in patterns[1:]]
         assert score == pytest.approx(np.mean(alike))
 
 

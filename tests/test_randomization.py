@@ -127,6 +127,41 @@ def test_without_switches_the_deconvnet_does_not_look_at_the_picture(model, imag
     assert not torch.allclose(seeing[0], seeing[1])
 
 
+def test_a_pool_used_twice_loses_its_switches_in_both_places(images):
+    pool, relu = nn.MaxPool2d(2), nn.ReLU()
+    convs = [nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3), nn.Conv2d(5, 6, 1)]
+    model = nn.Sequential(convs[0], relu, pool, convs[1], relu, pool, convs[2]).double()
+    blind = project_units(without_switches(model), images, "6", [2] * 3, [(1, 1)] * 3)
+    torch.testing.assert_close(blind[0], blind[1])
+
+
+class PoolsByFunction(nn.Sequential):
+    def forward(self, x):
+        return nn.functional.max_pool2d(super().forward(x), 2)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (nn.Sequential(nn.MaxPool2d(3, 1, dilation=2)), "'0': its windows have holes"),
+        (PoolsByFunction(nn.Conv2d(3, 4, 3)), "'max_pool2d' pools by a function"),
+    ],
+)
+def test_switches_that_cannot_be_taken_away_are_told(model, words):
+    with pytest.raises(ValueError, match=words):
+        without_switches(model)
+
+
+def test_a_mixture_leaves_the_network_and_the_dice_as_they_were(model):
+    model.train()
+    state = torch.get_rng_state()
+    mixture = mixed(model, 6)
+    assert torch.equal(state, torch.get_rng_state())
+    assert model.training
+    assert model[0].training
+    assert {p.dtype for p in mixture.parameters()} == {torch.float64}
+
+
 def test_a_mixture_is_the_weighted_sum_of_its_maps(model, images):
     mixture = mixed(model, 6, seed=3).double()
     maps = model(images)

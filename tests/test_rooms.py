@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "tables": {"evaluate", "ledger", "reproduce"},
     "sensitivity": {"model", "data", "evaluate", "ledger", "deconvnet", "occlusion"},
     "faces": {"model", "data", "ledger", "correspondence"},
-    "randomization": {"deconvnet"},
+    "randomization": {"deconvnet", "trace"},
     "evidence": {"ledger", "model"},
     "claims": {
         "data",

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune
 
 from zfcore.model import ARCHITECTURES, ContrastNorm, build
 from zfcore.trace import Geometry, trace
@@ -429,3 +430,74 @@ def test_a_second_input_is_refused():
 def test_images_that_do_not_fit_are_refused(images, message):
     with pytest.raises(ValueError, match=message):
         trace(build("zfnet-64", width=0.25)).activations(images, ["classifier.6"])
+
+
+# ------------------------------------------------------------------------------ unusual networks
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    "make", [lambda conv: prune.l1_unstructured(conv, "weight", 0.5), torch.nn.utils.weight_norm]
+)
+def test_weights_made_in_a_hook_follow_the_network_to_another_dtype(make):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    make(model[0])
+    x = torch.randn(1, 3, 8, 8).double()
+    torch.testing.assert_close(trace(model.double()).activations(x, ["1"])["1"], model(x))
+
+
+def test_a_layer_of_ones_own_whose_weights_a_hook_makes_is_refused():
+    class Own(nn.Conv2d):
+        def forward(self, x):
+            return F.conv2d(x, self.weight, self.bias)
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), Own(4, 4, 1))
+    prune.l1_unstructured(model[1], "weight", 0.5)
+    with pytest.raises(ValueError, match=r"'1' has a forward of its own.*L1Unstructured.*prune\.remove"):
+        trace(model)
+
+
+def test_tensors_that_a_forward_makes_do_not_stay_on_the_network():
+    class Scaled(nn.Module):
+        def forward(self, x):
+            return x * torch.tensor([2.0]) + torch.tensor([1.0])
+
+    model, x = Scaled(), torch.randn(1, 3, 4, 4)
+    before = set(vars(model))
+    traces = [trace(model) for _ in range(2)]
+    assert set(vars(model)) == before
+    for one in traces:
+        torch.testing.assert_close(one.activations(x, ["add"])["add"], x * 2 + 1)
+
+
+def test_a_norm_of_the_batch_has_no_field():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Conv2d(4, 4, 3)
+    )
+    assert list(trace(model).geometry) == ["0"]
+
+
+class Gated(nn.Module):
+    """Scales maps by what a window as large as the map says of them."""
+
+    def __init__(self, window):
+        super().__init__()
+        self.pool, self.conv = nn.AvgPool2d(window, stride=1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return torch.sigmoid(self.conv(self.pool(x))) * x
+
+
+def test_a_map_that_is_spread_over_another_has_no_field():
+    assert "mul" not in trace(Gated(8)).geometry
+    assert trace(Gated(1)).geometry["mul"] == Geometry(1, 1, 0)
+
+
+def test_branches_that_lose_no_more_than_a_strides_rest_meet():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(3, 4, 1, 2)
+
+        def forward(self, x):
+            return torch.cat((self.a(x), self.b(x)), axis=1)
+
+    assert trace(Two()).geometry["cat"] == Geometry(3, 2, -1)

@@ -163,6 +163,8 @@ def correspondence(
         Fewer than two pictures, no part, boxes of another shape or not inside the picture, squares larger
         than their box ``within`` or the mean of these, unknown layers.
     """
+    if draws < 1:
+        raise ValueError(f"squares are drawn at least once; got draws={draws}")
     network, layers = trace(model), list(layers)
     network.check_images(images)
     boxes = _checked(images, parts)

@@ -142,16 +142,18 @@ _LINEAR_FUNCTIONS = {
     "view", "reshape", "flatten", "unflatten", "permute", "transpose", "squeeze", "unsqueeze", "getitem",
 }  # fmt: skip
 _SCALINGS = {"mul", "imul", "truediv", "itruediv", "div"}
+# Linear in the first argument, where only that one depends on the images.
+_LAYER_FUNCTIONS = {"conv2d", "linear", "avg_pool2d"}
 
 
 class Deconvnet:
     """Projects units of a network back to the picture, by deconvnet, gradient or guided back-propagation.
 
     The model may be any convolutional network that :func:`zfcore.trace.trace` follows, made of
-    convolutions, ReLUs, max and average pools, contrast and batch norms, fully connected layers,
-    dropout, additions, concatenations and reshapes, as modules or as functions, in place or not. It is
-    not changed; its parameters are shared, so that projections follow a training. Dropout and batch
-    norm act as in evaluation.
+    convolutions, ReLUs, max and average pools, contrast norms, fully connected layers, dropout,
+    additions, concatenations and reshapes, as modules or as functions, in place or not, and of batch norms
+    as modules. It is not changed; its parameters are shared, so that projections follow a training.
+    Dropout and batch norm act as in evaluation.
 
     Parameters
     ----------
@@ -405,7 +407,10 @@ class Deconvnet:
         if name in _SCALINGS:  # by a constant; not x * x, nor 1 / x
             fx.node.map_arg((step.args, step.kwargs), given.append)
             factors = [source for source in given if source in sources]
-            return len(factors) == 1 and (name in ("mul", "imul") or step.args[0] in sources)
+            linear = len(factors) == 1 and "rounding_mode" not in step.kwargs
+            return linear and (name in ("mul", "imul") or step.args[0] in sources)
+        if name in _LAYER_FUNCTIONS:
+            return sources == [step.args[0]]
         return name in _LINEAR_FUNCTIONS
 
 

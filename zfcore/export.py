@@ -175,7 +175,13 @@ def _values(network: Trace, model: nn.Module, side: int, nodes: Iterable[fx.Node
         for node in network.needed(nodes):
             if node is not network.input:
                 values[node] = network.compute(node, values)
-            if network.is_layer(node) and (not isinstance(values[node], Tensor) or len(values[node]) != 2):
+            if not network.is_layer(node):
+                continue
+            if not isinstance(values[node], Tensor):
+                raise ValueError(
+                    f"layer {network.names[node]!r} gives {type(values[node]).__name__}, no tensor"
+                )
+            if len(values[node]) != 2:
                 raise ValueError(f"layer {network.names[node]!r} does not keep the pictures of a batch apart")
     for node in nodes:
         if values[node].ndim not in (2, 4):
@@ -591,7 +597,9 @@ def _moved(graph: _Graph, step: _Step) -> tuple[str, Back]:
 
 def _joined(graph: _Graph, step: _Step) -> tuple[str, Back]:
     """A concatenation; back, each layer gets its slice."""
-    axis = step.argument(1, "dim", 0) % (len(step.shape) + 1)
+    if len(step.operands) != len(step.argument(0, "tensors")):  # a constant among them
+        raise step.refusal()
+    axis = step.argument(1, "dim", step.node.kwargs.get("axis", 0)) % (len(step.shape) + 1)
     ends = np.cumsum([0, *(shape[axis - 1] for shape in step.shapes)]).tolist()
 
     def back(r):
@@ -628,7 +636,7 @@ def _arithmetic(graph: _Graph, step: _Step) -> tuple[str, Back]:
         raise step.refusal()
     inputs = iter(step.inputs)
     given = [
-        next(inputs) if isinstance(term, fx.Node) else np.asarray(torch.as_tensor(term).cpu(), np.float32)
+        next(inputs) if isinstance(term, fx.Node) else torch.as_tensor(term).detach().cpu().float().numpy()
         for term in terms
     ]
 

@@ -399,7 +399,7 @@ def intervals(
             if point is None:
                 continue
             value, low, high = point
-            hollow = low < 0 < high
+            hollow = low <= 0 <= high and low < high
             axes.errorbar(
                 value, place + shift, xerr=[[value - low], [high - value]], color=colour, capsize=2,
                 marker="os^D"[number % 4], markersize=4.5, markerfacecolor="white" if hollow else colour,

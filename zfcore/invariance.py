@@ -233,8 +233,9 @@ def feature_scales(
 def rotational_symmetry(images: Tensor, degrees: Sequence[float] = tuple(range(10, 360, 10))) -> Tensor:
     """How alike pictures are to themselves turned: the mean correlation over the angles, (N,) in [-1, 1].
 
-    Only the disc that stays inside the picture is compared; 1 is a picture of rings. A picture that is one
-    colour throughout has no pattern to compare, and gets 0.
+    Only the disc that stays inside the picture is compared, each channel about its own mean over the disc: a
+    cast of colour stays what it is in every turned picture, and is no pattern. 1 is a picture of rings; one
+    that is of one colour throughout has no pattern to compare, and gets 0.
 
     Parameters
     ----------
@@ -247,8 +248,8 @@ def rotational_symmetry(images: Tensor, degrees: Sequence[float] = tuple(range(1
     disc = y.square() + x.square() <= ((min(height, width) - 1) / 2) ** 2
 
     def pattern(pictures: Tensor) -> Tensor:
-        inside = pictures.cpu().double()[:, :, disc].flatten(1)
-        inside = inside - inside.mean(1, keepdim=True)
+        inside = pictures.cpu().double()[:, :, disc]  # (N, C, cells of the disc)
+        inside = (inside - inside.mean(2, keepdim=True)).flatten(1)
         return inside / inside.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
     original = pattern(images)

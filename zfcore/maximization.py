@@ -335,8 +335,9 @@ def direction(gradient: Tensor, pictures: Tensor, recipe: Recipe) -> Tensor:
     """Where a step goes, before it is multiplied by its size: (B, C, H, W) from gradients and pictures."""
     g = natural(gradient, recipe.frequency) if recipe.frequency else gradient
     if recipe.epsilon is not None:
-        rms = g.square().mean((1, 2, 3), keepdim=True).sqrt()
-        g = g / (rms + recipe.epsilon).clamp_min(torch.finfo(g.dtype).tiny)
+        wide = g.to(torch.promote_types(g.dtype, torch.float32))  # squares overflow in half precision
+        rms = wide.square().mean((1, 2, 3), keepdim=True).sqrt()
+        g = (wide / (rms + recipe.epsilon).clamp_min(torch.finfo(wide.dtype).tiny)).to(g.dtype)
     if recipe.l2:
         g = g - recipe.l2 * pictures
     return g - recipe.tv * total_variation_gradient(pictures) if recipe.tv else g

@@ -50,11 +50,11 @@ from torch import Tensor, fx, nn
 from tqdm import tqdm
 
 from zfcore.trace import (
-    CELLWISE_MODULES,
     Geometry,
     Pair,
     Trace,
     function_name,
+    is_cellwise,
     pair,
     sharing,
     sliding_window,
@@ -213,7 +213,7 @@ class _Question:
             return
         maps = values[self.layer][0]
         if channel is None:
-            channel = int(maps.reshape(len(maps), -1).sum(1).argmax())
+            channel = int(_sums(maps).argmax())
         if not 0 <= channel < len(maps):
             name = self.network.names[self.layer]
             raise ValueError(f"layer {name!r} has channels 0 to {len(maps) - 1}; got {channel}")
@@ -232,7 +232,7 @@ class _Question:
         if self.layer is None:
             return None
         maps = values[self.layer][:, self.channel]
-        return maps.reshape(len(maps), -1).sum(1)
+        return _sums(maps)
 
     def answers(self, logits: Tensor, activation: Tensor | None) -> Answers:
         wide = torch.promote_types(logits.dtype, torch.float32)
@@ -298,6 +298,11 @@ def _plain(
         values = ask.network.activations(pictures, names)
         values = {node: values[name] for node, name in zip(ask.wanted, names, strict=True)}
         yield values[ask.output], ask.activation(values)
+
+
+def _sums(maps: Tensor) -> Tensor:
+    """(N, H, W) → (N,), added up in no less than single precision, for half would overflow."""
+    return maps.reshape(len(maps), -1).sum(1, dtype=torch.promote_types(maps.dtype, torch.float32))
 
 
 def _batch(ask: _Question, values: dict[fx.Node, Tensor], memory: int) -> int:
@@ -475,9 +480,7 @@ def _is_carried(operation: object) -> bool:
         case nn.AvgPool2d():  # every window over as many cells
             padded = pair(operation.padding) != (0, 0)
             return not operation.ceil_mode and (operation.count_include_pad or not padded)
-        case nn.BatchNorm2d():
-            return operation.running_mean is not None
-    return isinstance(operation, CELLWISE_MODULES)
+    return is_cellwise(operation)
 
 
 class _Tables:

@@ -40,9 +40,11 @@ import numpy as np
 import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 from torch.nn.utils.parametrize import is_parametrized
 
 from zfcore.deconvnet import Deconvnet
+from zfcore.trace import pair, trace
 
 
 # ------------------------------------------------------------------------------ taking away
@@ -122,25 +124,36 @@ def without_switches(model: nn.Module) -> nn.Module:
 
     The deconvnet looks at the picture through its switches alone (with the contrast norm as identity), so
     what this copy projects by that rule is the same for every picture, but for its scale.
+
+    Raises ``ValueError`` for a max-pooling with a dilation, of which no mean is at hand, and for one that is
+    a function.
     """
     changed = copy.deepcopy(model)
-    for name, pool in list(changed.named_modules()):
+    for name, pool in list(changed.named_modules(remove_duplicate=False)):
         if isinstance(pool, nn.MaxPool2d):
+            if pair(pool.dilation) != (1, 1):
+                raise ValueError(f"no mean takes the place of {name!r}: its windows have holes")
             mean = nn.AvgPool2d(pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)
             changed.set_submodule(name, mean)
+    followed = trace(changed)
+    for layer, operation in ((layer, followed.operations[followed.node(layer)]) for layer in followed.layers):
+        if isinstance(operation, nn.MaxPool2d):
+            raise ValueError(f"{layer!r} pools by a function, which has switches; make it an nn.MaxPool2d")
     return changed
 
 
 def mixed(model: nn.Module, maps: int, seed: int = 0) -> nn.Module:
-    """The model with one more layer, ``mixture``: a random mixture of its ``maps`` maps at each position.
+    """A copy of the model with one more layer, ``mixture``: a random mixture of its ``maps`` maps at each
+    position.
 
-    Weights are N(0, 1): no direction among the maps is preferred.
+    Weights are N(0, 1): no direction among the maps is preferred. The global generator is left as it was.
     """
-    mixture = nn.Conv2d(maps, 1, 1)
+    like = next(model.parameters())
+    mixture = skip_init(nn.Conv2d, maps, 1, 1, device=like.device, dtype=like.dtype)
     draw = torch.Generator().manual_seed(seed)
     mixture.weight.data.copy_(torch.randn(mixture.weight.shape, generator=draw))
     mixture.bias.data.zero_()
-    return nn.Sequential(OrderedDict(model=model, mixture=mixture)).eval()
+    return nn.Sequential(OrderedDict(model=copy.deepcopy(model), mixture=mixture)).eval()
 
 
 # ------------------------------------------------------------------------------ comparing

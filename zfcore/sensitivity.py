@@ -149,6 +149,8 @@ def _projected(model, images: Tensor, targets: Tensor, channels: Tensor, layer: 
     # softmax does not notice what is added to all logits, so all of them are lifted above zero.
     lifted = copy.deepcopy(model)
     *_, (last, head) = ((name, m) for name, m in lifted.named_modules() if isinstance(m, nn.Linear))
+    if head.bias is None:
+        head.bias = nn.Parameter(head.weight.new_zeros(head.out_features))
     head.bias += 1 - model(images).min().clamp(max=0)
     net = Deconvnet(lifted)
     from_class = {rule: net.project(images, last, targets, rule=rule) for rule in METHODS[:3]}

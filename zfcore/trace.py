@@ -68,21 +68,32 @@ class Geometry:
 
 @dataclass(frozen=True)
 class _Axis:
-    """The geometry along one axis, and how it grows."""
+    """The geometry along one axis, and how it grows; ``lost`` pixels of the picture have no unit."""
 
     field: int = 1
     stride: int = 1
     offset: int = 0
+    lost: int = 0
 
-    def through(self, extent: int, stride: int, padding: int) -> _Axis:
+    def through(self, extent: int, stride: int, padding: int, lost: int) -> _Axis:
         return _Axis(
-            self.field + (extent - 1) * self.stride, self.stride * stride, self.offset - padding * self.stride
+            self.field + (extent - 1) * self.stride,
+            self.stride * stride,
+            self.offset - padding * self.stride,
+            self.lost + lost * self.stride,
         )
+
+    def meets(self, other: _Axis) -> bool:
+        """Whether maps of the two can lie cell on cell; a sum of others spreads the smaller over the larger.
+
+        Strides leave a rest, so that maps of equal sizes may have lost a little more or less.
+        """
+        return self.stride == other.stride and abs(self.lost - other.lost) <= 2 * (self.stride - 1)
 
     def joined(self, other: _Axis) -> _Axis:
         first = min(self.offset, other.offset)
         last = max(self.offset + self.field, other.offset + other.field)
-        return _Axis(last - first, self.stride, first)
+        return _Axis(last - first, self.stride, first, max(self.lost, other.lost))
 
 
 def pair(value: int | Pair) -> Pair:
@@ -183,6 +194,13 @@ class _Tracer(fx.Tracer):
     def call_module(self, module, forward, args, kwargs):
         if self.is_leaf_module(module, ""):
             return super().call_module(module, forward, args, kwargs)
+        for hook in module._forward_pre_hooks.values():
+            if type(hook).__module__.startswith("torch.nn.utils."):
+                raise ValueError(
+                    f"{self.path_of_module(module)!r} has a forward of its own, and a hook before it, "
+                    f"{type(hook).__name__}, makes its weights; first call torch.nn.utils.prune.remove or "
+                    "torch.nn.utils.remove_weight_norm"
+                )
         return module.forward(*args, **kwargs)  # without the container's hooks, which would see symbols
 
 
@@ -229,6 +247,7 @@ class Trace:
                 f"{type(model).__name__} is wrapped, or has a part that is, to run in parallel; "
                 "give the network inside, model.module"
             )
+        own = set(vars(model))
         try:
             with evaluating(model):
                 graph = _Tracer().trace(model)
@@ -238,6 +257,8 @@ class Trace:
                 "torch.fx follows no Python branch or loop that depends on a tensor's values; make it depend "
                 "on constants, or give the part of the network that has none (say, model.features)"
             ) from error
+        finally:  # torch.fx leaves the tensors that a forward makes on the module
+            self._constants = {name: vars(model).pop(name) for name in set(vars(model)) - own}
         _by_position(graph)
         self.input, *others = [node for node in graph.nodes if node.op == "placeholder"]
         for node in others:
@@ -312,6 +333,8 @@ class Trace:
     def compute(self, node: fx.Node, values: dict[fx.Node, object]) -> object:
         """The value of one node from those of its inputs; nothing is overwritten."""
         if node.op == "get_attr":
+            if node.target in self._constants:
+                return self._constants[node.target]
             return operator.attrgetter(node.target)(self._model)
         if node.op == "placeholder":
             return node.args[0]
@@ -349,7 +372,8 @@ class Trace:
         for user in self.input.users:
             first = self.operations.get(user)
             if isinstance(first, nn.Conv2d):
-                weight = first.weight
+                # The weight itself may be made of others in a hook, and stay behind when the module is moved.
+                weight = next(first.parameters(), first.weight)
                 if images.shape[1] != first.in_channels:
                     raise ValueError(
                         f"images have {images.shape[1]} channels, (N, C, H, W) = {tuple(images.shape)}; "
@@ -424,13 +448,19 @@ class Trace:
         for node in self._nodes.values():
             known[node] = None
             branches = [known[source] for source in self.sources(node)]
-            if None in branches or len({(y.stride, x.stride) for y, x in branches}) > 1:
+            if None in branches:
+                continue
+            if not all(a.meets(b) for axes in branches for a, b in zip(branches[0], axes, strict=True)):
                 continue
             joined = tuple(functools.reduce(_Axis.joined, axes) for axes in zip(*branches, strict=True))
             operation = self.operations[node]
             if window := sliding_window(operation):
-                known[node] = tuple(axis.through(*step) for axis, step in zip(joined, window, strict=True))
-            elif isinstance(operation, CELLWISE_MODULES) or _is_cellwise(node):
+                whole = operation.padding == "same"  # on both sides together
+                known[node] = tuple(
+                    axis.through(*step, 0 if whole else step[0] - 1 - 2 * step[2])
+                    for axis, step in zip(joined, window, strict=True)
+                )
+            elif is_cellwise(operation) or _joins_cells(node):
                 known[node] = joined
         return known
 
@@ -442,7 +472,8 @@ def trace(model: nn.Module) -> Trace:
     gives ``"relu"``, ``"relu_1"``, …; a function or method has the name torch.fx gives it
     (``"cat"``, ``"add_1"``). The network is followed as in evaluation mode (dropout hands on its
     input, batch norm uses its running statistics). The model is not changed, and its parameters
-    are shared, so that the trace follows a training.
+    are shared, so that the trace follows a training. Hooks of layers act as always; those of
+    containers, the network itself among them, take no part.
 
     Parameters
     ----------
@@ -546,10 +577,16 @@ def _names(nodes: list[fx.Node]) -> dict[fx.Node, str]:
     return {node: names[node] for node in nodes}
 
 
-def _is_cellwise(node: fx.Node) -> bool:
+def is_cellwise(operation: object) -> bool:
+    """Whether a module leaves every value in its cell of the map, and asks no other cell or picture."""
+    of_batch = isinstance(operation, nn.BatchNorm2d) and operation.running_mean is None
+    return isinstance(operation, CELLWISE_MODULES) and not of_batch
+
+
+def _joins_cells(node: fx.Node) -> bool:
     name = function_name(node)
     if name in ("cat", "concat"):
-        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
         return dim in (1, -3)
     return name in _CELLWISE_FUNCTIONS
 

@@ -277,7 +277,7 @@ class Frame:
     def says(self) -> str:
         """What the frame shows, in words: the line under the pictures."""
         rows, columns = self.seen.maps[self.path].shape[1:]
-        return WORDS["says" if self.value > 0 else "silent"].format(
+        return WORDS["silent" if self.value == 0 else "says"].format(
             title=self.seen.subject.title,
             layer=self.layer,
             feature=self.feature,
@@ -740,4 +740,5 @@ def _outline(picture: Image.Image, edges: Sequence[int]) -> None:
     draw = ImageDraw.Draw(picture)
     left, top, right, bottom = edges
     draw.rectangle((left, top, right - 1, bottom - 1), outline="black", width=6)
-    draw.rectangle((left + 2, top + 2, right - 3, bottom - 3), outline=FRAME, width=2)
+    inner = left + 2, top + 2, max(right - 3, left + 2), max(bottom - 3, top + 2)  # of a narrow one: a dot
+    draw.rectangle(inner, outline=FRAME, width=2)

@@ -125,7 +125,11 @@ def occlude(
     size: Annotated[int, typer.Option(help="Side of the square in pixels of the input.", min=1)] = 14,
     stride: Annotated[int, typer.Option(help="Pixels from one position to the next.", min=1)] = 2,
     layer: Annotated[
-        str | None, typer.Option(help="Whose strongest map is summed. Default: the last ReLU's of maps.")
+        str | None,
+        typer.Option(
+            help="`layer 5` or a module's path (`features.12`), whose strongest map is summed. Default: the "
+            "last ReLU's of maps."
+        ),
     ] = None,
     channel: Annotated[int | None, typer.Option(help="Another map than the strongest.")] = None,
     fill: Annotated[str, typer.Option(help="A number in units of the input, mean, blur or noise.")] = "0",
@@ -136,23 +140,17 @@ def occlude(
 
     Example: `zfcore occlude cat.jpg --target "Egyptian cat" --size 14 --out occlusion`
     """
-    from torch import nn
-
     from zfcore import figures
     from zfcore.data import squares, to_input
-    from zfcore.model import load, write_atomically
+    from zfcore.model import write_atomically
     from zfcore.occlusion import occlusion_maps
-    from zfcore.trace import trace
 
-    network, card = load(weights)
-    network.to(device)
+    viewer, name = viewer_of(weights, device, layer)
+    network, card = viewer.model, viewer.card
+    name, layer = (name, viewer.layers[name]) if layer else viewer.deepest
     labels = _labels(card)
     image = to_input([photo], card)[0].to(device)
     chosen = int(network(image[None]).argmax()) if target is None else _class_index(target, card)
-    if layer is None:
-        followed = trace(network)
-        relus = (n for n in followed.geometry if isinstance(followed.operations[followed.node(n)], nn.ReLU))
-        *_, layer = relus
     with suppress(ValueError):  # a word, then, and occlusion_maps knows which there are
         fill = float(fill)
     options = {"layer": layer, "fill": fill, "channel": channel, "seed": seed}
@@ -174,7 +172,7 @@ def occlude(
     }
     row = figures.OcclusionRow(
         squares([photo], card)[0], **{part: found[part] for part in ("activation", "probability")},
-        labels=found["label"], names=said["labels"], target=chosen, feature=f"map {maps.channel} of {layer}",
+        labels=found["label"], names=said["labels"], target=chosen, feature=f"map {maps.channel} of {name}",
     )  # fmt: skip
     drawing = figures.occlusion([row], size, stride)
     write_atomically(out / "occlusion.json", (json.dumps(said, ensure_ascii=False) + "\n").encode())

@@ -91,10 +91,16 @@ def as_csv(rows: Iterable[Sequence[Any]]) -> bytes:
 def viewer_of(weights: str, device: str, layer: str | None = None) -> tuple[Viewer, str | None]:
     """A network to look at and the reader's name of ``layer``, which need not be one that it offers."""
     from zfcore.model import load
+    from zfcore.trace import trace
     from zfcore.view import Viewer
 
     network, card = load(weights)
-    viewer = Viewer(network.to(device), card)
+    try:
+        viewer = Viewer(network.to(device), card)
+    except ValueError:  # a network without ReLUs offers no layer; but one may be named
+        if layer is None or layer not in trace(network).layers:
+            raise
+        return Viewer(network, card, [layer]), layer
     if layer is None:
         return viewer, None
     for name, path in viewer.layers.items():
