@@ -21,13 +21,14 @@ from test_cli import understood
 from typer.testing import CliRunner
 
 from zfcore import claims
-from zfcore.claims import EPOCHS, TESTS, WORDS, count, read_claims
+from zfcore.claims import EPOCHS, SQUARE, TESTS, WORDS, count, read_claims
 from zfcore.cli import app
 from zfcore.data import patches, to_input
 from zfcore.deconvnet import Deconvnet
 from zfcore.evaluate import percent
 from zfcore.evidence import (
     CONTRADICTED,
+    NETWORK,
     NOT_RUN,
     REPRODUCED,
     UNTESTABLE,
@@ -78,23 +79,24 @@ class Ledger:
             "n": n,
             "data": data,
             "data_sha256": "a" * 64,
-            "config": config or {"architecture": "zfnet-64"},
+            "config": config or {"architecture": "zfnet-64", **SQUARE},
             "weights_sha256": SHIPPED,
             **MADE,
         }
         record(name, entry | more, self.folder)
 
-    def errs(self, table, row, share, train=10.0, seed=0):
+    def errs(self, table, row, share, train=10.0, seed=0, of=3):
         """A network that is wrong on the first ``share`` of the pictures, as an entry of a table."""
         bits = torch.arange(N) < share * N
         names = [f"{crops} top{k}" for crops in ("one crop", "ten crops") for k in (1, 5)]
         config = {"recipe": dataclasses.asdict(SMALL), "shard": None, "epochs": 15, "width": 1.0}
+        members = {"members": {"zfnet": list(range(of))}} if "ensemble" in row else {}
         self.write(
             table,
             row,
-            dict.fromkeys(names, percent(bits)) | {"train top1": train, "members": 3 * ("ensemble" in row)},
+            dict.fromkeys(names, percent(bits)) | {"train top1": train, "members": of * ("ensemble" in row)},
             seed=seed,
-            config=config | {"architecture": row, "judged in": "float32"},
+            config=config | {"architecture": row, "judged in": "float32"} | members,
             outcomes=pack_outcomes(dict.fromkeys(names, bits)),
         )
 
@@ -104,7 +106,7 @@ class Ledger:
             values = {"accuracy": accuracy + 0.1 * split}
             if isinstance(accuracy, np.ndarray):
                 values = {"per class": [3, 30], "accuracy": values["accuracy"].tolist()}
-            config = {"background": False, "duplicates": "kept", **config}
+            config = {**NETWORK, "background": False, "duplicates": "kept", **config}
             self.write(name, row, values, "caltech101", split, config=config)
 
     def layers(self, row, first, second=None):
@@ -703,13 +705,53 @@ def test_layers_that_were_run_are_shown_before_the_others_are(ledger):
     assert [n.label for n in found.numbers] == ["7 minus 5"]
 
 
-def test_networks_that_have_not_finished_learning_decide_nothing_about_depth(ledger):
+@pytest.mark.parametrize("part", ["no34", "no67", "no3467"])
+def test_networks_that_have_not_finished_learning_decide_nothing_about_depth(ledger, part):
     claim_26(ledger, 1)
-    ledger.errs("table2", "alexnet", 0.3, train=50.0)
+    for row in ("alexnet", "alexnet-no34", "alexnet-no67", "alexnet-no3467"):
+        ledger.errs("table2", row, 0.3, train=10.0 if row.endswith(part) else 50.0)
     found = verdict(ledger, 26)
     assert found.verdict == UNTESTABLE
-    assert "training error of 50 %, the one without the four layers 10 %" in found.why
+    assert "the whole network has a training error of 50 %, a smaller one 10 %" in found.why
     assert found.numbers
+
+
+def test_an_ensemble_is_compared_with_the_one_that_it_holds(ledger):
+    claim_25(ledger, 1)
+    ledger.errs("table1", "zfnet-ensemble", 0.45, of=5)
+    found = verdict(ledger, 25)
+    assert found.verdict == NOT_RUN
+    assert found.numbers[0].label == "5 minus one"
+    ledger.errs("table1", "zfnet-and-wide-ensemble", 0.3, of=5)
+    assert verdict(ledger, 25).verdict == REPRODUCED
+
+
+def test_another_training_from_scratch_leaves_the_longer_one_to_be_judged(ledger):
+    for size in (15, 30):
+        ledger.scores("table3", "pretrained, layer 7", 59.0, **{"per class": size, "layer": 7})
+        ledger.scores("table3", "scratch", 50.0, **{"per class": size, "epochs": 100})
+        ledger.scores("table3", "scratch", 70.0, **{"per class": size, "epochs": 20})
+    found = verdict(ledger, 29)
+    assert found.verdict == REPRODUCED
+    assert {entry["config"].get("epochs") for entry in found.entries} == {None, 100}
+
+
+def test_controls_of_another_network_are_no_controls(ledger):
+    claim_30(ledger, 1)
+    before = verdict(ledger, 30)
+    for layer in (5, 7):
+        other = {"architecture": "zfnet-64-coarse", "layer": layer}
+        ledger.scores("fig7", f"random, layer {layer}", np.array([20.0, 90.0]), **other)
+    assert verdict(ledger, 30).numbers == before.numbers
+
+
+def test_a_scan_with_another_square_is_no_evidence(ledger):
+    claim_7(ledger, 1)
+    before = verdict(ledger, 7)
+    config = {"size": 7, "stride": 4, "fill": 0}
+    values = json.loads((ledger.folder / "occlusion.json").read_text())["entries"][0]["values"]
+    ledger.write("occlusion", "zfnet-64", values, n=9999, config=config)
+    assert verdict(ledger, 7).numbers == before.numbers
 
 
 def test_a_grid_that_random_filters_leave_as_well_is_no_evidence(ledger, monkeypatch):

@@ -391,6 +391,58 @@ def test_the_square_is_filled_and_the_map_summed_as_asked(weights, tmp_path, fil
     torch.testing.assert_close(torch.tensor(said["probability"]), maps.probability)
 
 
+def test_a_layer_to_sum_may_be_given_by_the_papers_number(weights, tmp_path):
+    photo = pictures(tmp_path, photos=1) / "photos" / "0.png"
+    asked = ("occlude", photo, "--weights", weights, "--size", 28, "--stride", 14, "--out", tmp_path)
+    result = shell(*asked, "--layer", "layer 3")
+    assert result.exit_code == 0, result.exception
+    assert json.loads((tmp_path / "occlusion.json").read_text("utf-8"))["layer"] == "features.9"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("measure", "maximization"),
+        ("sensitivity", "occlusion"),
+        ("transfer", "."),
+        ("top", "--data", "photographs", "--layer", "layer 1", "--feature", 0, "--out", "top"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_what_is_no_device_is_told_in_a_line(command):
+    refused = shell(*command, "--device", "gpu")
+    assert refused.exit_code == 2
+    assert "'gpu' is no device" in refused.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("measure", "maximization"), ("measure", "invariance"), ("sensitivity", "occlusion")],
+    ids=lambda command: command[1],
+)
+def test_weights_of_ones_own_are_not_measured_for_the_books_ledger(command, weights, monkeypatch):
+    monkeypatch.setattr("zfcore.data.data_set", lambda *given: pytest.fail("work was begun"))
+    refused = shell(*command, "--weights", weights)
+    assert refused.exit_code == 2
+    assert "--results" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("measure", "invariance", "--pictures", 20), "20 are fewer"),
+        (("measure", "maximization", "--judge", "zfnet-64", "--classes", 2), "2 are fewer"),
+        (("measure", "maximization"), "give --judge"),
+        (("sensitivity", "occlusion", "--pictures", 20), "20 are fewer"),
+    ],
+    ids=lambda given: str(given[-1]),
+)
+def test_a_rehearsal_does_not_begin_in_the_books_ledger(command, words, tmp_path):
+    refused = shell(*command)
+    assert refused.exit_code == 2
+    assert words in " ".join(refused.output.replace("│", " ").split())
+
+
 def test_the_climb_has_the_size_the_step_and_the_noise_that_are_asked_for(weights, tmp_path):
     asked = ("--size", 40, "--step", 0.3, "--seed", 7, "--iterations", 2)
     result = shell("maximize", "layer 1", 1, "--weights", weights, *asked, "--out", tmp_path)

@@ -253,3 +253,9 @@ def test_a_box_that_does_not_fit_is_told(boxes, message):
 def test_one_picture_corresponds_to_nothing():
     with pytest.raises(ValueError, match="1 pictures and 1 parts; give two"):
         correspondence(nn.Identity(), torch.rand(1, 1, 8, 8), {"p": torch.tensor([[0, 0, 1, 1]])}, ["0"])
+
+
+def test_places_are_drawn_at_least_once():
+    boxes = {"p": torch.tensor([[0, 0, 2, 2]]), "q": torch.tensor([[2, 2, 2, 2]])}
+    with pytest.raises(ValueError, match="got draws=0"):
+        correspondence(nn.Identity(), torch.rand(2, 1, 8, 8), boxes, ["0"], draws=0)

@@ -210,14 +210,21 @@ def test_two_networks_differ_by_the_pictures_on_which_they_differ():
     variance = (260 + 20 - (260 - 20) ** 2 / 1000) / 999 / 1000  # of the mean of 260 ones and 20 minus-ones
     assert found.points == pytest.approx(24)
     assert found.standard_error == pytest.approx(100 * math.sqrt(variance))
-    assert found.interval == pytest.approx(
-        (24 - 1.962341 * found.standard_error, 24 + 1.962341 * found.standard_error)
-    )
+    assert found.interval == pytest.approx((24 - 2 * found.standard_error, 24 + 2 * found.standard_error))
     assert not found.tie
     assert paired_difference(b, a).points == -found.points
     assert (found.sign, paired_difference(b, a).sign) == (1, -1)
-    assert str(found) == "+24.0 points (+21.1 to +26.9)"
-    assert str(paired_difference(b, a)) == "−24.0 points (−26.9 to −21.1)"
+    assert str(found) == "+24.0 points (+21.0 to +27.0)"
+    assert str(paired_difference(b, a)) == "−24.0 points (−27.0 to −21.0)"
+
+
+def test_a_tie_and_an_interval_that_holds_zero_are_the_same():
+    for more in range(0, 120, 4):  # through 1.96 and 2 standard errors
+        a, b = torch.zeros(2, 10_000, dtype=torch.bool)
+        a[: 760 + more], b[760 + more : 1520 + more] = True, True
+        found = paired_difference(a, b)
+        low, high = found.interval
+        assert found.tie == (low <= 0 <= high) == (abs(found.points) <= 2 * found.standard_error)
 
 
 def test_a_picture_that_is_hard_for_both_tells_nothing():

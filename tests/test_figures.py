@@ -157,16 +157,19 @@ def test_a_band_lies_around_its_curve_and_x_is_as_given():
 
 
 def test_an_interval_that_holds_zero_has_a_hollow_point():
-    points = {"paper": [(2.0, 2.0, 2.0), None], "here": [(1.5, -0.5, 3.5), (-4.0, -5.0, -3.0)]}
-    figure = figures.intervals(["a", "b"], points, "difference")
+    points = {
+        "paper": [(2.0, 2.0, 2.0), (0.0, 0.0, 0.0), None],
+        "here": [(1.5, -0.5, 3.5), (-4.0, -5.0, -3.0), (1.0, 0.0, 2.0)],
+    }
+    figure = figures.intervals(["a", "b", "c"], points, "difference")
     [axes] = figure.axes
     filled = [
         line.get_markerfacecolor()
         for line in axes.lines
         if line.get_marker() in "os" and len(line.get_xdata())
     ]
-    assert filled == ["C0", "white", "C1"]
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b"]
+    assert filled == ["C0", "C0", "white", "C1", "white"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b", "c"]
 
 
 def test_every_claim_has_its_square_and_only_verdicts_that_occur_are_explained():

@@ -315,6 +315,12 @@ def test_duplicates_that_are_not_among_the_pictures_are_told(transfer):
     dropped = replace(transfer, duplicates="dropped")
     dropped.__dict__["pictures"] = transfer.pictures
     assert dropped.left_out.nonzero().flatten().tolist() == [3]
+    record("duplicates", entry | {"config": {"threshold": 0.8}}, transfer.results)
+    dropped = replace(dropped)
+    dropped.__dict__["pictures"] = transfer.pictures
+    with pytest.raises(ValueError, match="several searches of patches"):
+        _ = dropped.left_out
+    (transfer.results / "duplicates.json").unlink()
     entry["values"]["pairs"].append(["mine.png", "elsewhere/7.png", 0.98])
     record("duplicates", entry, transfer.results)
     dropped = replace(dropped)

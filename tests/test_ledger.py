@@ -79,6 +79,17 @@ def test_weights_of_ones_own_do_not_take_the_place_of_those_that_ship(tmp_path):
     assert [one["values"]["val top1"] for one in read("fig2", tmp_path)["entries"]] == [30.0, 50.0]
 
 
+def test_a_rehearsal_does_not_take_the_place_of_more_pictures(tmp_path):
+    record("occlusion", entry(n=500), tmp_path)
+    with pytest.raises(
+        LedgerError, match=r"seed 0, is over 20, and the one that is there over 500;.*--results"
+    ):
+        record("occlusion", entry(n=20), tmp_path)
+    record("occlusion", entry(n=600), tmp_path)
+    record("occlusion", entry(n=20, data_sha256="f" * 64), tmp_path)  # of other pictures there may be fewer
+    assert [one["n"] for one in read("occlusion", tmp_path)["entries"]] == [20]
+
+
 def test_entries_lie_in_an_order_that_does_not_depend_on_time(tmp_path):
     every = [entry(row, seed) for row in ("b", "a") for seed in (1, None, 0)]
     for one in every:

@@ -399,6 +399,14 @@ def test_a_network_in_half_precision_is_climbed_in_its_dtype(dtype):
     assert found.history[-1] > found.history[0]
 
 
+@pytest.mark.parametrize("size", [1e-5, 1e-4, 300.0])
+def test_a_step_in_half_precision_is_as_long_as_in_single(size):
+    gradient = size * torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    half = direction(gradient.half(), torch.zeros(2, 3, 8, 8).half(), PLAIN).float()
+    whole = direction(gradient, torch.zeros(2, 3, 8, 8), PLAIN)
+    assert half.norm().item() == pytest.approx(whole.norm().item(), rel=0.02)
+
+
 # ------------------------------------------------------------------------------ in Lab
 @pytest.fixture
 def explorer():

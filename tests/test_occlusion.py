@@ -673,3 +673,15 @@ def test_the_shell_tells_what_is_wrong_in_a_line(photograph, tmp_path, options, 
     result = CliRunner().invoke(app, ["occlude", str(photograph), "--out", str(tmp_path), *options])
     assert isinstance(result.exception, ValueError)
     assert message in str(result.exception)
+
+
+def test_sums_of_half_precision_do_not_overflow():
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2)
+    )
+    model[0].weight.data = torch.tensor([1.0, 2.0])[:, None, None, None]
+    model[0].bias.data.zero_()
+    found = occlusion_maps(model.half(), torch.full((1, 64, 64), 30.0).half(), 0, 32, 32, "1")
+    assert found.channel == 1
+    assert found.unoccluded.activation == 60 * 64**2
+    torch.testing.assert_close(found.activation, torch.full((2, 2), 60.0 * (64**2 - 32**2)))

@@ -236,6 +236,13 @@ def test_corrupt_pictures_are_left_out_on_demand(damaged, tmp_path, packed, caps
     assert "n07_4.JPEG" in capsys.readouterr().out
 
 
+def test_shards_that_left_pictures_out_make_no_whole_pack(damaged, tmp_path):
+    packing(damaged, tmp_path / "pack", skip_corrupt=True)
+    (tmp_path / "pack/train.npz").unlink()  # as if the run had been ended before the index
+    with pytest.raises(PackError, match=r"n01_1\.JPEG: left out when .* was begun(?s:.)*n07_4\.JPEG"):
+        packing(damaged, tmp_path / "pack")
+
+
 def test_a_picture_that_was_brought_again_is_packed(source, damaged, tmp_path, packed):
     few = packing(damaged, tmp_path / "pack", skip_corrupt=True)
     assert packing(damaged, tmp_path / "pack").sha256 == few.sha256, "nothing was mended"

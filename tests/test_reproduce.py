@@ -326,6 +326,15 @@ def test_a_figure_is_judged_with_one_crop(tmp_path, sets):
     assert {name for name in entry["values"] if "crop" in name} == {"one crop top1", "one crop top5"}
 
 
+def test_a_file_of_fig5_without_its_card_is_written_again(tmp_path, trainings, sets):
+    reproduce("fig5", experiment(tmp_path), ["fig5-7x7-2"], say=lambda line: None)
+    card = tmp_path / "results/fig5/fig5-7x7-2.json"
+    before = card.read_bytes()
+    card.unlink()  # something ended the run between the two
+    reproduce("fig5", experiment(tmp_path), ["fig5-7x7-2"], say=lambda line: None)
+    assert card.read_bytes() == before
+
+
 def test_the_four_first_layers_of_fig5_learn_alike():
     recipes = {Experiment("tiny-imagenet").of(row).recipe for row in FIG5[:4]}
     assert len(recipes) == 1

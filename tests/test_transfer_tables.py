@@ -52,14 +52,16 @@ def test_rows_are_compared_over_the_splits_that_both_have():
 
 
 def test_the_curves_of_a_class_are_means_and_deviations_over_the_splits():
-    def entry(row, each):
-        return {"row": row, "values": {"per class": [1, 5], "each": each, "classes": ["ant", "bee"]}}
+    def entry(row, seed, each, **config):
+        values = {"per class": [1, 5], "each": each, "classes": ["ant", "bee"]}
+        return {"row": row, "seed": seed, "values": values, "config": config}
 
     entries = [
-        entry("pretrained", [[10.0, 20.0], [50.0, 60.0]]),
-        entry("pretrained", [[30.0, 20.0], [70.0, 90.0]]),
-        entry("pretrained", [[20.0, 20.0], [60.0, 30.0]]),
-        entry("scratch", [[1.0, 2.0], [3.0, 4.0]]),
+        entry("pretrained", 0, [[10.0, 20.0], [50.0, 60.0]]),
+        entry("pretrained", 1, [[30.0, 20.0], [70.0, 90.0]]),
+        entry("pretrained", 2, [[20.0, 20.0], [60.0, 30.0]]),
+        entry("scratch", 0, [[1.0, 2.0], [3.0, 4.0]]),
+        *(entry("pretrained", seed, [[0.0, 0.0]] * 2, architecture="another") for seed in (0, 1)),
     ]
     curves = class_curves(entries)
     assert list(curves) == ["ant", "bee"]
@@ -67,6 +69,16 @@ def test_the_curves_of_a_class_are_means_and_deviations_over_the_splits():
     assert curves["ant"]["pretrained"] == [(1.0, 20.0, 10.0), (5.0, 60.0, 10.0)]
     assert curves["bee"]["pretrained"] == [(1.0, 20.0, 0.0), (5.0, 60.0, pytest.approx(30.0))]
     assert class_curves([]) == {}
+
+
+def test_of_several_experiments_the_one_with_most_splits_counts_then_the_longest():
+    def entry(seed, epochs, recipe="small"):
+        config = {"per class": 30, "epochs": epochs, "recipe": {"name": recipe}}
+        return {"row": "scratch", "seed": seed, "values": {"accuracy": float(epochs)}, "config": config}
+
+    entries = [entry(0, 20), entry(0, 100), entry(1, 100), entry(1, 20), entry(0, 300, "paper")]
+    assert accuracies(entries, "scratch") == {0: 100.0, 1: 100.0}
+    assert accuracies([*entries, entry(2, 20)], "scratch") == {0: 20.0, 1: 20.0, 2: 20.0}
 
 
 def test_an_empty_ledger_has_no_entries():

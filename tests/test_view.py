@@ -136,6 +136,21 @@ def test_a_silent_unit_is_told_as_such(viewer, seen):
     assert (frame.projections["deconvnet"] == view.MID_GREY).all()
 
 
+def test_a_unit_before_its_relu_answers_also_below_zero(viewer, seen):
+    before = view.Viewer(viewer.model, viewer.card, ["features.12"])
+    looked = before.look("chelsea", seen.square)
+    c, y, x = (int(n) for n in np.argwhere(looked.maps["features.12"] < 0)[0])
+    frame = before.frame(looked, "features.12", c, (y, x))
+    assert "answers -" in frame.says()
+    assert (frame.projections["gradient"] != view.MID_GREY).any()
+
+
+def test_the_frame_of_a_field_of_a_few_pixels_is_a_dot():
+    picture = Image.new("RGB", (16, 16), "white")
+    view._outline(picture, (4, 4, 8, 6))
+    assert (np.asarray(picture)[4:6, 4:8] != 255).any(-1).all()
+
+
 @pytest.mark.parametrize(
     ("choice", "words"),
     [

@@ -291,8 +291,8 @@ def _verdict(by_crops: dict[int, Tensor], labels: Tensor, start: float) -> Verdi
 class Difference:
     """The error of a minus the error of b, in points (hundredths), over the same pictures.
 
-    ``standard_error`` and the 95 % ``interval`` are in points too. It is a ``tie`` when it lies within
-    two standard errors, or within its interval where few seeds make that wider.
+    ``standard_error`` and the ``interval`` are in points too: two standard errors to either side, which is a
+    little more than 95 %, or 95 % where few seeds make that wider. It is a ``tie`` when the interval holds 0.
     """
 
     points: float
@@ -360,8 +360,8 @@ def paired_contrast(*terms: tuple[float, Tensor]) -> Difference:
             rest += between**2 / (len(y) - 1)
     freedom = variance**2 / rest if variance else math.inf
     points, error = 100 * float(differences.mean()), 100 * math.sqrt(variance)
-    half = float(stats.t.ppf(0.975, freedom)) * error
-    return Difference(points, error, (points - half, points + half), abs(points) <= max(2 * error, half))
+    half = max(2.0, float(stats.t.ppf(0.975, freedom))) * error
+    return Difference(points, error, (points - half, points + half), abs(points) <= half)
 
 
 def _spread_of_seeds(y: Tensor) -> tuple[float, float]:

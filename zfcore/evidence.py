@@ -53,6 +53,8 @@ DATA = {
 }
 #: Ledgers of networks trained for them. All others measure the one that ships, where a row says no other.
 TRAININGS = {"table1", "table2", "fig4", "fig5"}
+#: The network that they measure, and whose layers the controls with random weights have.
+NETWORK = {"architecture": "zfnet-64", "width": 1.0}
 #: How many times a sample is drawn again, so often that no verdict hangs on the generator's seed.
 DRAWS = 20_000
 
@@ -180,8 +182,10 @@ class Evidence:
 
 def _of_the_network(ledger: str, entry: dict[str, Any]) -> bool:
     """Whether an entry is of the network that its row is about."""
-    if ledger in TRAININGS or re.search("random|scratch", entry["row"]):
+    if ledger in TRAININGS:
         return True
+    if re.search("random|scratch", entry["row"]):  # its weights are its own; its layers must be the network's
+        return all(entry["config"].get(key, value) == value for key, value in NETWORK.items())
     return entry["weights_sha256"] is None or ships(entry["weights_sha256"])
 
 

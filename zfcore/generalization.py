@@ -22,7 +22,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,23 +126,36 @@ class Transfer:
         }
 
     @cached_property
-    def left_out(self) -> Tensor | None:
-        """The target's pictures that the source may have seen, bool (N,); None where they are kept."""
+    def dropped(self) -> list[str]:
+        """The files of the target's pictures that the source may have seen; none where they are kept."""
         if self.duplicates == "kept":
-            return None
+            return []
         entries = find("duplicates", self.results, data=self.data)
         if not entries:
             raise FileNotFoundError(
                 f"the ledger duplicates has nothing of {self.data}; run `zfcore duplicates tiny-imagenet "
                 f"{self.data} --record`"
             )
-        named = {pair[1] for entry in entries for pair in entry["values"]["pairs"]}
+        if len(entries) > 1:
+            several = "; ".join(entry["command"] for entry in entries)
+            raise ValueError(
+                f"the ledger duplicates has several searches of {self.data}, and one must say which pictures "
+                f"are dropped: {several}; leave one, or give another folder of the ledger (--results)"
+            )
+        named = {pair[1] for pair in entries[0]["values"]["pairs"]}
         if lost := sorted(named.difference(self.pictures.files)):
             raise ValueError(
                 f"the ledger duplicates names {len(lost)} pictures that {self.data} has not ({lost[0]}, …); "
                 f"run `zfcore duplicates tiny-imagenet {self.data} --record` again"
             )
-        return torch.tensor([file in named for file in self.pictures.files])
+        return sorted(named)
+
+    @property
+    def left_out(self) -> Tensor | None:
+        """These, bool (N,); None where they are kept."""
+        if self.duplicates == "kept":
+            return None
+        return torch.tensor([file in set(self.dropped) for file in self.pictures.files])
 
     def labels(self, background: bool) -> Tensor:
         """The labels with −1 for the background, unless it is a class."""
@@ -254,6 +267,8 @@ def _parts(row: str) -> tuple[str, str, int]:
 def _config(transfer: Transfer, **more: Any) -> dict[str, Any]:
     card = transfer.source[1]
     shared = {"architecture": card["architecture"], "width": card.get("width", 1.0)}
+    if transfer.duplicates == "dropped":
+        shared["dropped"] = hashlib.sha256("\n".join(transfer.dropped).encode()).hexdigest()[:12]
     return {**shared, "duplicates": transfer.duplicates, **more}
 
 
@@ -378,7 +393,7 @@ def _from_scratch(transfer: Transfer, target: str, number: int, say: Callable[[s
     """
     _, card = transfer.source
     for k in transfer.sizes:
-        config = _config(transfer, recipe=transfer.recipe.name, epochs=transfer.epochs)
+        config = _config(transfer, recipe=asdict(transfer.recipe), epochs=transfer.epochs)
         config |= {"background": False, "per class": k}
         pictures = transfer.pictures
         place = _Place(target, "scratch", number, pictures.sha256, None)

@@ -25,6 +25,7 @@ from __future__ import annotations
 import base64
 import datetime
 import json
+import math
 import os
 import platform
 import shlex
@@ -131,7 +132,8 @@ def record(name: str, entry: Mapping[str, Any], folder: str | os.PathLike = RESU
     ------
     LedgerError
         The entry lacks something, its command for one, or the ledger that is there is not in order, or its
-        entry is of weights that ship with the package and the new one of weights that do not.
+        entry is of weights that ship with the package and the new one of weights that do not, or its is over
+        more of the same pictures.
     """
     path = _path(name, folder)
     entry = json.loads(json.dumps(entry, allow_nan=False))  # as it will be read: tuples are lists
@@ -149,8 +151,9 @@ def record(name: str, entry: Mapping[str, Any], folder: str | os.PathLike = RESU
 def insist_on_place(name: str, entry: Mapping[str, Any], folder: str | os.PathLike = RESULTS) -> None:
     """Ask, before an entry is worked for, whether :func:`record` would let it take its place.
 
-    Of ``entry`` row, seed, data, config and weights_sha256 are needed. Raises ``LedgerError`` where its place
-    is that of weights that ship with the package, and its own do not.
+    Of ``entry`` row, seed, data, config and weights_sha256 are needed; n and data_sha256, where they are
+    known. Raises ``LedgerError`` where its place is that of weights that ship with the package, and its own
+    do not, or that of an entry over more of the same pictures.
     """
     _insist_on_place(_path(name, folder), json.loads(json.dumps(entry)), find(name, folder))
 
@@ -162,6 +165,13 @@ def _insist_on_place(path: Path, entry: Mapping[str, Any], entries: list[dict[st
             f"{path}: {_words(entry)} is of the weights that ship with zfcore, and weights "
             "that do not cannot take their place; give another folder of the ledger (--results)"
         )
+    for like in likes:
+        same = entry.get("data_sha256") == like["data_sha256"]
+        if same and entry.get("n", math.inf) < like["n"]:
+            raise LedgerError(
+                f"{path}: {_words(entry)} is over {entry['n']}, and the one that is there over {like['n']}; "
+                "a rehearsal goes to another folder of the ledger (--results)"
+            )
 
 
 def find(

@@ -136,6 +136,10 @@ def _packed(
             f"{missing * BYTES / 1e9:.1f} GB; make room, or give a folder on a larger disk"
         )
     faults = []
+    if not skip_corrupt:  # what finished shards have left out, when it was asked for, is no whole pack
+        kept = {i for note in done if note for i in note["positions"].tolist()}
+        finished = (i for shard in range(shards) if done[shard] for i in range(shard, len(files), shards))
+        faults = [f"{files[i]}: left out when {out} was begun" for i in finished if i not in kept]
     with (
         ThreadPoolExecutor(workers or cores()) as pool,
         tqdm(

@@ -490,6 +490,8 @@ def _is_of(path: Path, entry: Mapping[str, Any]) -> bool:
         return False
     if path.suffix == ".npz":
         return hashlib.sha256(path.read_bytes()).hexdigest() == entry["values"].get(path.name)
+    if not path.with_suffix(".json").exists():  # weights are written first, and then something ended the run
+        return False
     card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     # A card from before they told the whole network's hash is taken at its word.
     return card.get("whole_sha256", entry["weights_sha256"]) == entry["weights_sha256"]

@@ -124,9 +124,12 @@ def read_table(target: str, results: str | os.PathLike = RESULTS, **config: Any)
     longest = sorted(experiments.items(), key=lambda item: _extent(*item), reverse=True)[:1]
     shared, found = (json.loads(longest[0][0]), longest[0][1]) if longest else ({}, [])
     entries = {row.name: [entry for entry in found if entry["row"] == row.name] for row in rows}
+    members: dict[str, Any] = {}
     for row in rows:
-        if row.members:  # ensembles of more and fewer are not seeds of one
-            entries[row.name] = sorted(entries[row.name], key=lambda e: e["values"]["members"])[-1:]
+        if row.members:  # ensembles of more and fewer are not seeds of one; the next holds the one before it
+            same = [e for e in entries[row.name] if members.items() <= e["config"]["members"].items()]
+            entries[row.name] = sorted(same, key=lambda e: e["values"]["members"])[-1:]
+            members = entries[row.name][0]["config"]["members"] if entries[row.name] else members
     return Table(target, rows, shared, entries)
 
 

@@ -15,6 +15,8 @@ Example::
 
 from __future__ import annotations
 
+import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -97,30 +99,51 @@ def accuracies(entries: Sequence[Mapping[str, Any]], row: str, **config: Any) ->
 
     Raises ``ValueError`` where the config does not tell two entries of a split apart.
     """
-    found = _of_row(entries, row, config)
+    found = of_row(entries, row, **config)
     each = {entry["seed"]: entry["values"]["accuracy"] for entry in found}
     if len(each) < len(found):
         raise ValueError(f"{row} has several entries of a split with {config}; say which")
     return each
 
 
-def _of_row(
-    entries: Sequence[Mapping[str, Any]], row: str, config: Mapping[str, Any]
-) -> list[Mapping[str, Any]]:
-    alike = (entry for entry in entries if entry["row"] == row)
-    return [entry for entry in alike if all(entry["config"].get(key) == config[key] for key in config)]
+def of_row(entries: Sequence[Mapping[str, Any]], row: str, **config: Any) -> list[Mapping[str, Any]]:
+    """The entries of a row with this config, of one experiment: that with most splits, then most epochs.
+
+    Experiments differ in the network, in how it was trained from scratch, or in the pictures that they drop.
+    """
+    experiments: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        if entry["row"] == row and all(entry["config"].get(key) == config[key] for key in config):
+            which = [entry["config"].get(key) for key in _EXPERIMENT]
+            experiments.setdefault(json.dumps(which, sort_keys=True), []).append(entry)
+    return max(experiments.values(), key=_extent, default=[])
+
+
+_EXPERIMENT = ("architecture", "width", "recipe", "epochs", "dropped")
+
+
+def _extent(entries: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    return len({entry["seed"] for entry in entries}), entries[0]["config"].get("epochs", 0)
 
 
 def entries_of(target: str, data: str, weights_sha256: str, **config: Any) -> list[dict[str, Any]]:
-    """The book's ledger entries of a target on that data, without features of other weights than these.
+    """The book's ledger entries of a target on that data: of these weights, and the controls beside them.
 
+    Controls, features with random weights and trainings from scratch, are of a network with the same layers.
     ``config`` narrows them, as ``duplicates="kept"``.
     """
+    found = find(target, data=data, **config)
+    own = [_layers(entry) for entry in found if entry["weights_sha256"] == weights_sha256]
     return [
         entry
-        for entry in find(target, data=data, **config)
-        if "layer" not in entry["config"] or entry["weights_sha256"] in (None, weights_sha256)
+        for entry in found
+        if entry["weights_sha256"] == weights_sha256
+        or (re.search("random|scratch", entry["row"]) and (not own or _layers(entry) in own))
     ]
+
+
+def _layers(entry: Mapping[str, Any]) -> tuple[Any, Any]:
+    return entry["config"]["architecture"], entry["config"]["width"]
 
 
 def tests_per_training(entry: Mapping[str, Any], per_class: int) -> float:
@@ -134,7 +157,7 @@ def compare(entries: Sequence[Mapping[str, Any]], a: str, b: str, **config: Any)
     ours, theirs = (accuracies(entries, row, **config) for row in (a, b))
     if len(ours.keys() & theirs.keys()) < 2:
         return None
-    first = _of_row(entries, a, config)[0]
+    first = of_row(entries, a, **config)[0]
     ratio = tests_per_training(first, first["config"]["per class"])
     return paired(ours, theirs, ratio)
 
@@ -156,7 +179,7 @@ def mean_curves(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[fl
     """The ledger's curves of Fig. 7, as :func:`zfcore.protocols.few_shot` gives them; two splits at least."""
     curves = {}
     for row in sorted({entry["row"] for entry in entries}):
-        mine = [entry["values"] for entry in entries if entry["row"] == row]
+        mine = [entry["values"] for entry in of_row(entries, row)]
         if len(mine) > 1:
             columns = zip(mine[0]["per class"], *(values["accuracy"] for values in mine), strict=True)
             curves[row] = [(float(k), statistics.fmean(a), statistics.stdev(a)) for k, *a in columns]
@@ -172,7 +195,7 @@ def class_curves(
     """
     curves: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
     for row in sorted({entry["row"] for entry in entries}):
-        mine = [entry["values"] for entry in entries if entry["row"] == row]
+        mine = [entry["values"] for entry in of_row(entries, row)]
         if len(mine) < 2:
             continue
         each = np.array([values["each"] for values in mine])  # (splits, sizes, classes)
@@ -185,7 +208,7 @@ def class_curves(
 
 def by_class(entries: Sequence[Mapping[str, Any]], row: str) -> dict[str, float]:
     """Each class's accuracy at the right end of Fig. 7, mean over the splits, the best class first."""
-    mine = [entry["values"] for entry in entries if entry["row"] == row]
+    mine = [entry["values"] for entry in of_row(entries, row)]
     if not mine:
         return {}
     means = np.mean([values["each"][-1] for values in mine], axis=0).tolist()

@@ -170,9 +170,13 @@ def sensitivity(
     """
     from zfcore import ledger
     from zfcore.faces import correspondence_entries
+    from zfcore.model import load
     from zfcore.sensitivity import occlusion_entries
 
     _refuse(context, what, IDLE.get(what, ()))
+    device = device_or_best(device)
+    if what in ("occlusion", "correspondence"):
+        _insist_on_room(what, load(weights)[1]["sha256"], pictures if what == "occlusion" else None, results)
     if what == "occlusion":
         entries = occlusion_entries(weights, pictures, size, stride, seed, device)
     elif what == "correspondence":
@@ -182,6 +186,26 @@ def sensitivity(
     for entry in entries:
         ledger.record(what, entry, results or ledger.RESULTS)
         typer.echo(f"{entry['row']}: {entry['n']} pictures in {entry['seconds']:.0f} s")
+
+
+def _insist_on_room(
+    name: str, sha256: str, n: int | None, results: Path | None, judged: bool = False
+) -> None:
+    """Ask before long work whether the ledger will hold what comes of it, and lose nothing by it."""
+    from zfcore import ledger
+    from zfcore.model import ships
+
+    folder, elsewhere = results or ledger.RESULTS, "give another folder of the ledger (--results)"
+    if results is None and not ships(sha256):
+        raise typer.BadParameter(f"{folder} is the ledger of weights that ship with zfcore; {elsewhere}")
+    there = [entry for entry in ledger.find(name, folder) if entry["weights_sha256"] == sha256]
+    most = max((entry["n"] for entry in there), default=0)
+    if n is not None and n < most:
+        raise typer.BadParameter(f"{folder} has {name} over {most}, and {n} are fewer; {elsewhere}")
+    if name == "maximization" and not judged and any("judge" in e["values"]["trap"] for e in there):
+        raise typer.BadParameter(
+            f"in {folder} a judge has looked at the climbs; give --judge, or {elsewhere}"
+        )
 
 
 def measure(
@@ -214,6 +238,8 @@ def measure(
         raise typer.BadParameter(f"unknown target {target!r}; known: fig2, invariance, maximization")
     _refuse(context, target, IDLE[target])
     viewer, _ = viewer_of(weights, device)
+    asked = {"invariance": pictures, "maximization": classes}.get(target)
+    _insist_on_room(target, viewer.card["sha256"], asked, results, judged=judge is not None)
     if target == "maximization":
         other = viewer_of(judge, device)[0] if judge else None
         entry = maximization_entry(viewer, classes, seed=seed, progress=True, judge=other)

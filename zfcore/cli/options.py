@@ -96,7 +96,7 @@ def viewer_of(weights: str, device: str, layer: str | None = None) -> tuple[View
 
     network, card = load(weights)
     try:
-        viewer = Viewer(network.to(device), card)
+        viewer = Viewer(network.to(device_or_best(device)), card)
     except ValueError:  # a network without ReLUs offers no layer; but one may be named
         if layer is None or layer not in trace(network).layers:
             raise

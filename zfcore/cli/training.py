@@ -224,6 +224,8 @@ def train(
         there = _complete_card(weights, card)
         _insist_on_snapshots(out, snapshots or set())
         if record:
+            if there.get("validation_sha256", validation.sha256) != validation.sha256:
+                raise ValueError(f"{weights} was judged on other validation pictures than {data} has now")
             entries = ledger.find(record, folder, settings=there["settings"])
             if there["sha256"] not in [entry["weights_sha256"] for entry in entries]:
                 ledger.record(record, _entry_of_training(weights, validation), folder)
@@ -247,6 +249,8 @@ def train(
         "classes": pictures.classes,
         "labels": pictures.names,
         "pictures": len(pictures),
+        "validation": len(validation),
+        "validation_sha256": validation.sha256,
         "terms": DATASETS[data].terms if data in DATASETS else None,
         "command": as_typed(),
         "made_on": f"{processes} × {device}, torch {torch.__version__}",

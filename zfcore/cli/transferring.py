@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zfcore.cli.options import ResultsOption, as_csv, as_typed, is_picture
+from zfcore.cli.options import ResultsOption, as_csv, as_typed, device_or_best, is_picture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +40,7 @@ def transfer(
     heads = {"softmax": fit_softmax, "svm": fit_svm}
     if head not in heads:
         raise typer.BadParameter(f"unknown head {head!r}; known: {', '.join(heads)}")
+    device = device_or_best(device)
     network, card = load(weights)
     network.to(device)
     parts = [_pictures_by_class(folder) for folder in (train, test) if folder]
