@@ -606,6 +606,20 @@ def test_the_camera_is_off_again_once_a_picture_is_taken(opened, explorer, camer
     assert opened.evaluate("window.asked") == 1
 
 
+def test_the_camera_is_off_while_its_picture_waits_for_the_network(opened, explorer, camera):
+    button, on = camera
+    opened.evaluate("""() => { network.forward = (...given) => new Promise(answer => {
+        window.goOn = () => { delete network.forward; answer(network.forward(...given)); };
+    }); }""")
+    button.click()
+    opened.get_by_role("dialog", name="Camera").get_by_role("button", name="Take the picture").click()
+    opened.wait_for_function("() => window.goOn")
+    assert not on()
+    opened.evaluate("window.goOn()")
+    explorer.locator('[data-photograph^="camera.png"][aria-pressed="true"]').wait_for()
+    drawn(explorer)
+
+
 def test_the_camera_is_off_again_where_its_picture_cannot_be_shown(opened, explorer, camera):
     button, on = camera
     assert on()

@@ -483,6 +483,8 @@ class Explorer {
     };
     /** @type {MediaStream | undefined} */
     let stream;
+    /** @type {Blob | null} */
+    let taken = null;
     this.#filming = true;
     try {
       stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } }).catch(fail);
@@ -495,14 +497,14 @@ class Explorer {
         if (!video.videoWidth) fail("it has sent no picture yet");
         const { canvas, context } = canvasOf(video.videoWidth, video.videoHeight);
         context.drawImage(video, 0, 0);
-        const blob = await new Promise((/** @type {(blob: Blob | null) => void} */ resolve) => canvas.toBlob(resolve));
-        if (blob) await this.take(blob, "camera.png");
+        taken = await new Promise((/** @type {(blob: Blob | null) => void} */ resolve) => canvas.toBlob(resolve));
       }
     } finally {
       for (const track of stream?.getTracks() ?? []) track.stop();
       video.srcObject = null;
       this.#filming = false;
     }
+    if (taken) await this.take(taken, "camera.png");
   }
 
   async #save() {
