@@ -765,6 +765,16 @@ def test_what_fails_in_a_page_is_told(browser, twins, classes, tmp_path, kind, f
     context.close()
 
 
+def waiting_beside(folder, runtime, html):
+    """Write a page whose network is inside it and whose runtime lies beside it, until it is wanted."""
+    beside = folder / "_static" / "zfcore"
+    beside.mkdir(parents=True)
+    for name, text in runtime.items():
+        (beside / name).write_text(text)
+    scripts = f"<script>{assets.assets_script({assets.RUNTIME: runtime})}{assets.script()}</script>"
+    return written(folder / "waiting.html", html, scripts)
+
+
 WISHES = """root => {
     for (const [name, value] of [["fill", "black"], ["size", 6]]) {
         const control = root.querySelector(`[data-choice="${name}"]`);
@@ -778,12 +788,7 @@ WISHES = """root => {
 def test_what_is_wished_before_the_network_is_there_comes_true_once_it_is(
     browser, twins, viewer, runtime, tmp_path
 ):
-    beside = tmp_path / "_static" / "zfcore"
-    beside.mkdir(parents=True)
-    for name, text in runtime.items():
-        (beside / name).write_text(text)
-    scripts = f"<script>{assets.assets_script({assets.RUNTIME: runtime})}{assets.script()}</script>"
-    file = written(tmp_path / "waiting.html", "".join(twins.values()), scripts)
+    file = waiting_beside(tmp_path, runtime, "".join(twins.values()))
     reader = Reader(browser)
     tab = reader(f"{file.as_uri()}#feature=%E4%A")  # cut off within a letter
     occlusion, features, photo = (
@@ -809,23 +814,52 @@ def test_what_is_wished_before_the_network_is_there_comes_true_once_it_is(
     reader.close()
 
 
-def test_the_focus_goes_from_the_button_that_starts_the_network_to_what_it_has_started(
-    browser, twins, tmp_path
+#: Choose by controls' names, and "coffee" and a small map by a click, all before anything else happens.
+HASTY = """(root, choices) => {
+    for (const [name, value] of choices) {
+        if (name === "click") root.querySelector(value).click();
+        else {
+            const control = root.querySelector(`[data-choice="${name}"]`);
+            control.value = value;
+            control.dispatchEvent(new Event("input", {bubbles: true}));
+        }
+    }
+}"""
+
+
+def test_what_is_chosen_while_the_network_loads_is_kept_in_its_order(
+    browser, twins, viewer, runtime, tmp_path
 ):
-    runtime = assets.asset(assets.RUNTIME, assets.runtime_pack())
-    beside = tmp_path / "_static" / "zfcore"
-    beside.mkdir(parents=True)
-    for name, text in runtime.items():
-        (beside / name).write_text(text)
-    file = tmp_path / "waiting.html"
-    file.write_text(
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>waiting</title>'
-        f"{twins['invariance']}<script>{assets.assets_script({assets.RUNTIME: runtime})}</script>"
-        f"<script>{assets.script()}</script>",
-        encoding="utf-8",
-    )
     reader = Reader(browser)
-    tab = reader(file)
+    tab = reader(waiting_beside(tmp_path, runtime, "".join(twins.values())))
+    photo, occlusion, invariance = (
+        tab.locator(f'[data-explorer="{kind}"][data-on]') for kind in ("photo", "occlusion", "invariance")
+    )
+    coffee = ["click", '[data-photograph="coffee"]']
+    photo.evaluate(HASTY, [coffee, ["click", '[data-path="8"]'], ["row", 4]])
+    occlusion.evaluate(HASTY, [coffee, ["target", 2], ["size", 6]])
+    invariance.evaluate(HASTY, [["target", 3], coffee, ["shift", 3], ["target", 2]])
+    for explorer in (photo, occlusion, invariance):
+        explorer.locator('[data-photograph="coffee"][aria-pressed="true"]').wait_for()
+        drawn(explorer)
+    seen = viewer.look("coffee", PICTURES["coffee"])
+    feature = int(photo.locator('[data-choice="feature"]').input_value())
+    assert feature == viewer.look("x", PICTURES["chelsea"]).strongest("8", 1)[0]  # what was clicked
+    unit = (4, seen.strongest_unit("8", feature)[1])
+    assert photo.locator(".zf-says").inner_text() == viewer.frame(seen, "8", feature, unit).says()
+    assert square_of(occlusion)[2] == 6
+    assert_says_what_python_says(occlusion, viewer, PICTURES["coffee"], target=2, name="coffee")
+    assert_answers_as_python(invariance, viewer, viewer.move(seen, 3, target=2))
+    for explorer in (occlusion, invariance):
+        assert explorer.locator('[data-choice="target"]').input_value() == "2"
+    reader.close()
+
+
+def test_the_focus_goes_from_the_button_that_starts_the_network_to_what_it_has_started(
+    browser, twins, runtime, tmp_path
+):
+    reader = Reader(browser)
+    tab = reader(waiting_beside(tmp_path, runtime, twins["invariance"]))
     tab.locator('.zf-explorer[data-on] [data-do="load"]').press("Enter")
     drawn(tab.locator(".zf-explorer"))
     assert tab.evaluate("document.activeElement.dataset.photograph") == "chelsea"

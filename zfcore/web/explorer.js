@@ -108,12 +108,14 @@ class Explorer {
   seen;
   /** What the buttons do, by their `data-do`. @type {Record<string, (button: HTMLElement, event: MouseEvent) => unknown>} */
   acts = {
-    load: () => this.look(this.shown, true),
+    load: () => this.looking(),
     picture: () => this.#save(),
     python: () => this.#copy(),
     camera: () => this.#camera(),
   };
   #turn = 0; // of photographs: a later one overtakes an earlier one
+  /** @type {Promise<void> | undefined} */
+  #look; // the latest, until it is done
   #wish = 0; // the reader's for a photograph: one that is read slowly is not shown after a later one
   #filming = false;
 
@@ -134,7 +136,7 @@ class Explorer {
     this.#announce();
     const { assets, parts } = store();
     const inside = [RUNTIME, this.state.network].every((name) => assets[name]?.files.every((file) => file in parts));
-    if (this.state.begin && inside) void this.look(this.shown, true); // what has to be loaded waits for a click
+    if (this.state.begin && inside) void this.looking(); // what has to be loaded waits for a click
   }
 
   // -------------------------------------------------------------------------- what each kind does in its own way
@@ -257,8 +259,8 @@ class Explorer {
   // -------------------------------------------------------------------------- looking at a photograph
   /** Show a photograph to the network. @param {string} name @param {boolean} [keep] as in `looked` */
   look(name, keep = false) {
-    return this.attempt(async () => {
-      const turn = ++this.#turn;
+    const turn = ++this.#turn;
+    const look = this.attempt(async () => {
       const network = await this.live();
       const photograph = this.photographs.get(name);
       if (!photograph || turn !== this.#turn) return;
@@ -274,13 +276,25 @@ class Explorer {
       for (const button of this.root.querySelectorAll("[data-photograph]")) button.setAttribute("aria-pressed", `${button === thumb}`);
       this.find(".zf-credit", HTMLElement).textContent = photograph.credit;
       await this.looked(keep);
+    }).then(() => {
+      if (turn === this.#turn) this.#look = undefined;
     });
+    return (this.#look = look);
   }
 
-  /** Have the shown photograph looked at, if it was not yet; whether that went well. */
+  /** Have a photograph looked at, if none was yet: the chosen one that waits for the network, else the shown one;
+   *  whether that went well. */
   async looking() {
-    if (!this.seen) await this.look(this.shown, true);
+    if (!this.seen && !this.#look) void this.look(this.shown, true);
+    while (!this.seen && this.#look) await this.#look; // a later one may have overtaken it
     return Boolean(this.seen);
+  }
+
+  /** Do something at once, or as soon as a photograph was looked at. @param {() => unknown} act */
+  onceSeen(act) {
+    return this.attempt(async () => {
+      if (this.seen || (await this.looking())) await act();
+    });
   }
 
   /** What was seen of the shown photograph. @returns {Seen} */

@@ -60,16 +60,17 @@ class PhotoExplorer extends Explorer {
 
   // -------------------------------------------------------------------------- choosing
   /** Change the choice. Another layer begins at its strongest feature, another feature at its strongest unit.
-   *  @param {{path?: string, feature?: number, unit?: [number, number]}} change */
+   *  @param {{path?: string, feature?: number, row?: number, column?: number}} change */
   #choose(change) {
-    if (!this.seen) return void this.look(this.shown, true).then(() => this.seen && this.#choose(change));
+    if (!this.seen) return void this.onceSeen(() => this.#choose(change));
     const path = change.path ?? this.choice.path;
     const features = this.seen.values[path].dims[1];
     const feature = change.feature ?? (change.path ? this.strongest(path)[0][0] : this.choice.feature);
     const chosen = clamp(feature, 0, features - 1);
     const anew = change.path !== undefined || change.feature !== undefined;
     const { height, width } = this.map(path, chosen);
-    const [y, x] = change.unit ?? (anew ? this.#strongestUnit(path, chosen) : this.choice.unit);
+    const [row, column] = anew ? this.#strongestUnit(path, chosen) : this.choice.unit;
+    const [y, x] = [change.row ?? row, change.column ?? column];
     this.choice = { path, feature: chosen, unit: [clamp(y, 0, height - 1), clamp(x, 0, width - 1)] };
     this.#projections.clear();
     this.#drawChoice();
@@ -197,10 +198,7 @@ class PhotoExplorer extends Explorer {
   // -------------------------------------------------------------------------- the reader's hands
   /** @override @param {HTMLInputElement | HTMLSelectElement} control */
   changed({ dataset: { choice }, value }) {
-    const number = Math.round(Number(value));
-    const { unit: [y, x] } = this.choice;
-    if (choice === "feature") this.#choose({ feature: number });
-    else this.#choose({ unit: choice === "row" ? [number, x] : [y, number] });
+    this.#choose({ [choice ?? ""]: Math.round(Number(value)) });
   }
 
   /** A click on the map chooses the unit there; a click without a place is the keyboard's. @param {HTMLElement} stage @param {MouseEvent} event */
@@ -209,15 +207,17 @@ class PhotoExplorer extends Explorer {
     if (!(await this.looking()) || event.detail === 0) return;
     const { height, width } = this.map(this.choice.path, this.choice.feature);
     const longest = Math.max(height, width);
-    const [y, x] = [height, width].map((count, axis) => Math.floor(at[axis] * longest - (longest - count) / 2));
-    this.#choose({ unit: [y, x] });
+    const [row, column] = [height, width].map((count, axis) => Math.floor(at[axis] * longest - (longest - count) / 2));
+    this.#choose({ row, column });
   }
 
   /** @override @param {HTMLElement} button @param {[number, number]} step */
   arrow(button, step) {
     if (button.dataset.do === "unit") {
-      const { unit: [y, x] } = this.choice;
-      this.#choose({ unit: [y + step[0], x + step[1]] });
+      void this.onceSeen(() => {
+        const { unit: [y, x] } = this.choice;
+        this.#choose({ row: y + step[0], column: x + step[1] });
+      });
       return true;
     }
     const rows = this.state.layers.map(({ path }) => this.#cells(path).filter((cell) => cell.offsetParent));
