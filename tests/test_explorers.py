@@ -554,6 +554,20 @@ def test_the_strongest_features_for_a_photograph_are_listed_to_click(features, v
     )
 
 
+def test_on_a_phone_the_strongest_features_have_a_tab_stop_in_sight(opened, features):
+    choose(features, "coffee")
+    features.locator(".zf-cell:visible").last.click()
+    drawn(features)
+    opened.set_viewport_size({"width": 390, "height": 844})
+    opened.wait_for_timeout(200)
+    stops = features.evaluate(
+        "root => [...root.querySelectorAll('.zf-cell')]"
+        ".flatMap(cell => cell.tabIndex === 0 ? [cell.offsetParent !== null] : [])"
+    )
+    opened.set_viewport_size({"width": 1000, "height": 1200})
+    assert stops == [True]
+
+
 def test_the_arrow_keys_go_from_one_strongest_feature_to_the_next(opened, features, viewer):
     choose(features, "coffee")
     best = viewer.look("coffee", PICTURES["coffee"]).strongest("5", markup.STRONGEST)
@@ -852,6 +866,48 @@ def test_what_is_chosen_while_the_network_loads_is_kept_in_its_order(
     assert_answers_as_python(invariance, viewer, viewer.move(seen, 3, target=2))
     for explorer in (occlusion, invariance):
         assert explorer.locator('[data-choice="target"]').input_value() == "2"
+    reader.close()
+
+
+#: Let no crop be cut before the page is told to.
+HOLD = """() => {
+    const cut = createImageBitmap;
+    const told = new Promise(resolve => { window.goOn = resolve; });
+    window.createImageBitmap = (...given) => told.then(() => cut(...given));
+}"""
+
+
+def test_the_strongest_features_follow_where_another_explorer_starts_the_network(
+    browser, twins, viewer, runtime, tmp_path
+):
+    reader = Reader(browser)
+    tab = reader(waiting_beside(tmp_path, runtime, twins["feature"] + twins["invariance"]))
+    features, invariance = (
+        tab.locator(f'[data-explorer="{kind}"][data-on]') for kind in ("feature", "invariance")
+    )
+    cells = features.locator(".zf-cell")
+    cells.nth(3).click()
+    drawn(features)
+    marked = "cells => cells.map(cell => [cell.getAttribute('aria-checked'), cell.tabIndex])"
+    wanted = [["true", 0] if n == 3 else ["false", -1] for n in range(markup.STRONGEST)]
+    assert cells.evaluate_all(marked) == wanted
+    choose(features, layer="1")
+    assert cells.evaluate_all(marked) == [["false", 0], *[["false", -1]] * (markup.STRONGEST - 1)]
+    tab.evaluate(HOLD)
+    features.get_by_role("button", name="Next").click()
+    invariance.get_by_role("button", name="Start the network").click()
+    drawn(invariance)
+    tab.evaluate("window.goOn()")  # of crops that were asked for without a network there are no projections
+    features.locator('[data-nine="cropProjections"][aria-busy="false"]').wait_for(state="attached")
+    assert features.locator(".zf-problem").count() == 0
+    choose(features, feature=5)
+    features.locator('.zf-cell[data-path="1"]').first.wait_for()
+    seen = viewer.look("chelsea", PICTURES["chelsea"])
+    best = seen.strongest("1", markup.STRONGEST)
+    assert [int(cell.get_attribute("data-feature")) for cell in cells.all()] == best
+    assert features.locator('[aria-checked="true"]').get_attribute("data-feature") == "5"
+    choose(features, layer="8")  # in Lab, too, another layer begins with its strongest feature
+    assert features.locator('[data-choice="feature"]').input_value() == str(seen.strongest("8", 1)[0])
     reader.close()
 
 

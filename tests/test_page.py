@@ -505,6 +505,20 @@ def test_a_unit_that_is_silent_is_told(explorer, viewer):
     assert "is silent" in frame.says()
 
 
+def test_an_answer_below_zero_is_no_silence(browser, explorers_scripts, tmp_path):
+    viewer = Viewer(small(), CARD, {"before the ReLU": "4"})
+    seen = viewer.look("chelsea", PICTURES["chelsea"])
+    unit = np.unravel_index(seen.maps["4"][0].argmin(), seen.maps["4"][0].shape)
+    frame = viewer.frame(seen, "4", 0, tuple(map(int, unit)))
+    assert frame.value < 0
+    html = page.explorer_html(viewer, PICTURES, frame, page.snippet(None))
+    reader = Reader(browser)
+    explorer = reader(written(tmp_path / "below.html", html, explorers_scripts)).locator(".zf-explorer")
+    drawn(explorer)
+    assert explorer.locator(".zf-says").inner_text() == frame.says()
+    reader.close()
+
+
 def test_a_photograph_that_is_clicked_while_another_is_read_stays(explorer):
     click = "root.querySelector('[data-photograph=coffee]').click()"
     explorer.evaluate(

@@ -346,6 +346,28 @@ class Explorer {
     }
   }
 
+  /** The small maps of features. */
+  cells() {
+    return Array.from(this.root.querySelectorAll(".zf-cell")).flatMap((cell) => (cell instanceof HTMLElement ? [cell] : []));
+  }
+
+  /** Mark the small map of a feature, if it has one. @param {{path: string, feature: number}} choice */
+  check({ path, feature }) {
+    for (const cell of this.cells()) {
+      const { dataset } = cell;
+      cell.setAttribute("aria-checked", `${!cell.hidden && dataset.path === path && dataset.feature === `${feature}`}`);
+    }
+    this.rove();
+  }
+
+  /** One tab stop for all small maps in sight, of which a phone has fewer: the chosen one, else the first. */
+  rove() {
+    const cells = this.cells();
+    const seen = cells.filter((cell) => cell.offsetParent);
+    const stop = seen.find((cell) => cell.getAttribute("aria-checked") === "true") ?? seen[0];
+    if (stop) cells.forEach((cell) => (cell.tabIndex = cell === stop ? 0 : -1)); // else the explorer is out of sight
+  }
+
   /** The photograph with its words. */
   drawPhotograph() {
     const { photograph, view } = this.sight();
@@ -439,6 +461,8 @@ class Explorer {
       const file = clipboardData?.files[0];
       if (file && this === Explorer.inView()) void this.take(file);
     });
+    addEventListener("resize", () => this.rove());
+    this.rove();
     this.find('[data-do="camera"]', HTMLElement).hidden = !navigator.mediaDevices?.getUserMedia;
   }
 

@@ -23,12 +23,6 @@ class PhotoExplorer extends Explorer {
     });
   }
 
-  /** @override */
-  wire() {
-    super.wire();
-    addEventListener("resize", () => this.#rove());
-  }
-
   /** @override @param {boolean} keep */
   looked(keep) {
     const { values } = this.sight();
@@ -114,9 +108,9 @@ class PhotoExplorer extends Explorer {
     }
   }
 
-  /** @param {string} path @returns {HTMLElement[]} */
+  /** @param {string} path */
   #cells(path) {
-    return Array.from(this.root.querySelectorAll(".zf-cell")).flatMap((cell) => (cell instanceof HTMLElement && cell.dataset.path === path ? [cell] : []));
+    return this.cells().filter(({ dataset }) => dataset.path === path);
   }
 
   /** All of a choice that needs no projection. */
@@ -127,12 +121,7 @@ class PhotoExplorer extends Explorer {
     const field = this.#field(this.choice);
     const layer = this.layerName(path);
     const value = map[y * width + x];
-    for (const { path: other } of state.layers) {
-      const cells = this.#cells(other);
-      const chosen = cells.find((cell) => other === path && cell.dataset.feature === `${feature}`);
-      cells.forEach((cell) => cell.setAttribute("aria-checked", `${cell === chosen}`));
-    }
-    this.#rove();
+    this.check(this.choice);
     const words = fill(state.words.map, { layer, feature });
     this.paint(this.panel("map"), colourMap(map, width, this.colours), words);
     find(this.panel("map"), "figcaption span", HTMLElement).textContent = words;
@@ -148,7 +137,7 @@ class PhotoExplorer extends Explorer {
       input.max = `${most}`;
       if (document.activeElement !== input || input.value !== "") input.value = `${number}`;
     }
-    this.find(".zf-says", HTMLElement).textContent = fill(value > 0 ? state.words.says : state.words.silent, {
+    this.find(".zf-says", HTMLElement).textContent = fill(value === 0 ? state.words.silent : state.words.says, {
       title: photograph.title, layer, feature, value: digits(value), row: y, column: x, rows: height, columns: width,
       height: field.bottom - field.top, width: field.right - field.left, side: square.width,
     });
@@ -185,14 +174,6 @@ class PhotoExplorer extends Explorer {
       Object.assign(button.dataset, { path, feature: `${strongest[n]}` });
       button.textContent = fill(labels ? words.named : words.unnamed, { feature: strongest[n], labels });
     });
-  }
-
-  /** One tab stop for all small maps in sight, of which a phone has fewer: the chosen one, else the first. */
-  #rove() {
-    const cells = this.state.layers.flatMap(({ path }) => this.#cells(path));
-    const seen = cells.filter((cell) => cell.offsetParent);
-    const stop = seen.find((cell) => cell.getAttribute("aria-checked") === "true") ?? seen[0];
-    cells.forEach((cell) => (cell.tabIndex = cell === stop ? 0 : -1));
   }
 
   // -------------------------------------------------------------------------- the reader's hands
