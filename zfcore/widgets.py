@@ -65,7 +65,6 @@ class _Explorer(ipywidgets.VBox):
         self._weights = weights or card.get("architecture")
         self._busy = False
         super().__init__(self._build())
-        self.add_class("zf-live")
         self._looked()
 
     names_things = False  # whether an explorer of this kind is nothing without the network's classifier
@@ -740,7 +739,6 @@ class ClassExplorer(ipywidgets.VBox):
         row = ipywidgets.Layout(flex_flow="row wrap", align_items="center")
         controls = ipywidgets.Box([self.chosen, self.previous, self.following], layout=row)
         super().__init__([controls, ipywidgets.HTML(markup.style_html()), self.picture])
-        self.add_class("zf-live")
         self._show()
 
     @property
