@@ -371,7 +371,7 @@ def _maps_html(
         most["probability"] = percent(maps.probability.max().item())
         most["activation"] = f"{maps.activation.max().item():.3g}"
         items = "".join(
-            f'<li><i style="background:{colour}"></i>{escape(viewer.label(n))} {100 * share:.0f} %</li>'
+            f'<li><i style="background:{colour}"></i>{escape(f"{viewer.label(n)} {percent(share)}")}</li>'
             for n, share, colour in label_map(maps.label.cpu())[1]
         )
     row, column = round(covered.top / stride), round(covered.left / stride)

@@ -18,9 +18,6 @@ const SIDE = 384; // pixels a side of a reader's photograph as it is shown
 /** Fill `{name}` in a template of Python's. @param {string} template @param {Record<string, unknown>} values */
 const fill = (template, values) => template.replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
 
-/** @param {number} probability */
-const percent = (probability) => (probability >= 0.005 ? `${Math.round(100 * probability)} %` : "< 1 %");
-
 /** @param {number} value @param {number} low @param {number} high */
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 

@@ -266,7 +266,7 @@ class OcclusionExplorer extends Explorer {
     labels.forEach((label, n) => pixels.set(rgb(palette[frequent.indexOf(label)] ?? "#808080"), 3 * n));
     this.paint(this.panel("label"), { width: rows, height: rows, pixels }, words.labelMap);
     this.find(".zf-legend", HTMLElement).replaceChildren(...frequent.map((label, n) => {
-      const item = element("li", `${this.label(label)} ${Math.round((100 * counted.get(label)) / known.length)} %`);
+      const item = element("li", `${this.label(label)} ${percent(counted.get(label) / known.length)}`);
       const chip = element("i", "");
       chip.style.background = palette[n];
       item.prepend(chip);
