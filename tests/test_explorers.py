@@ -28,7 +28,7 @@ from samples import CARD, CARRIERS, CURVES, LAYERS, PICTURES, small, sound
 
 from zfcore import assets, markup
 from zfcore.gallery import Crops, Gallery
-from zfcore.view import Viewer, beside, colour_map, label_map
+from zfcore.view import CRISP_BELOW, Viewer, beside, colour_map, label_map, percent
 from zfcore.widgets import (
     ClassExplorer,
     FeatureExplorer,
@@ -232,6 +232,16 @@ def test_a_finger_moves_the_square(occlusion):
     assert square_of(occlusion) == (10, 3, 8)
 
 
+def test_a_finger_scrolls_the_page_over_a_square_that_no_script_moves(occlusion):
+    touch = """stage => [false, true].map(disabled => {
+        stage.disabled = disabled;
+        return getComputedStyle(stage).touchAction;
+    })"""
+    stage = occlusion.locator('[data-do="square"]')
+    assert stage.evaluate(touch) == ["pinch-zoom", "auto"]
+    stage.evaluate("stage => { stage.disabled = false; }")
+
+
 def test_the_arrow_keys_move_the_square(opened, occlusion, viewer):
     occlusion.locator('[data-do="square"]').focus()
     for key in ("ArrowUp", "ArrowUp", "ArrowLeft"):
@@ -267,8 +277,7 @@ def test_the_scan_gives_the_maps_of_python_and_any_place_can_be_gone_back_to(ope
             assert abs(shown[name].astype(int) - colour_map(values)).mean() <= 1, name
         np.testing.assert_array_equal(shown["label"], label_map(maps.label)[0])
     legend = occlusion.locator(".zf-legend li").all_inner_texts()
-    frequent = [viewer.label(n) for n, _, _ in label_map(maps.label)[1]]
-    assert [words.rpartition(" ")[0].rpartition(" ")[0] for words in legend] == frequent
+    assert legend == [f"{viewer.label(n)} {percent(share)}" for n, share, _ in label_map(maps.label)[1]]
     stage = occlusion.locator('[data-panel="label"] [data-do="place"]')
     stage.scroll_into_view_if_needed()
     box = stage.bounding_box()
@@ -502,6 +511,19 @@ def test_a_feature_is_saved_and_its_python_is_that_of_lab(features, gallery, cro
     np.testing.assert_array_equal(saved, markup.Nine.of(gallery, "5", 4).sheet())
     lab = FeatureExplorer(small(), CARD, gallery, PICTURES, crops=crops, layer="layer 2", feature=4)
     assert copied(features, "Copy the Python") == lab.snippet()
+
+
+def test_small_pictures_keep_their_cells_and_others_do_not(browser, twins, tmp_path):
+    html = twins["feature"].replace(f'"crispBelow":{CRISP_BELOW}', '"crispBelow":12')
+    reader = Reader(browser)
+    explorer = reader(waiting(tmp_path / "crisp.html", html)).locator(".zf-explorer[data-on]")
+    crisp = """root => ["projections", "patches", "crops"].map(name =>
+        root.querySelector(`[data-nine=${name}] li:not([hidden]) img`).matches(".zf-crisp"))"""
+    for layer, small_ones in (("8", False), ("1", True)):  # 23 and 5 pixels wide
+        choose(explorer, layer=layer)
+        explorer.locator('[data-nine="cropProjections"][aria-busy="false"]').wait_for(state="attached")
+        assert explorer.evaluate(crisp) == [small_ones] * 3
+    reader.close()
 
 
 def test_a_feature_that_nothing_excites_is_told(browser, gallery, tmp_path):
@@ -757,9 +779,11 @@ NO_PICTURES = base64.b64encode(assets.pack({"hits.json": b"[]"})).decode()
         ("photo", "", "runtime.0.js is damaged; build the book again"),
         ("photo", HIDDEN, "this browser hides the pixels of pictures from pages (a privacy setting)"),
         ("feature", f"{PIECES} zfcore.parts[file] = '{NO_PICTURES}'; }}", "a picture is missing"),
+        ("feature", HIDDEN, "this browser hides the pixels of pictures from pages (a privacy setting)"),
         ("class", f"{PIECES} delete zfcore.parts[file]; }}", ".js did not arrive; is the book's folder"),
+        ("class", "delete globalThis.DecompressionStream;", "too old to run the network: it lacks Decomp"),
     ],
-    ids=["worker", "piece", "pixels", "picture", "sprites"],
+    ids=["worker", "piece", "pixels", "picture", "gallery's pixels", "sprites", "old"],
 )  # fmt: skip
 def test_what_fails_in_a_page_is_told(browser, twins, classes, tmp_path, kind, fault, told):
     (tmp_path / "_static" / "zfcore").mkdir(parents=True)
@@ -776,6 +800,7 @@ def test_what_fails_in_a_page_is_told(browser, twins, classes, tmp_path, kind, f
     else:
         page.get_by_role("button", name="Next").click()
     page.locator(".zf-problem", has_text=told).wait_for()
+    assert not page.locator(".zf-carriers .zf-wall").filter(visible=True).count()  # another class's
     context.close()
 
 

@@ -249,6 +249,7 @@ def class_html(lessons: Sequence[Lesson], shown: int, gallery: Gallery, weights:
         "gallery": state,
         "path": wall.path,
         "words": {name: WORDS[name] for name in ("copied", "hit", "unlabelled")},
+        "style": {"crispBelow": CRISP_BELOW},
         "start": shown,
         "classes": [
             {

@@ -113,12 +113,12 @@ class FeatureExplorer extends Explorer {
     this.check(this.choice);
     const nine = await this.gallery.nine(path, feature);
     if (turn !== this.#turn) return;
-    const { words, gallery: { about } } = this.state;
+    const { words, style, gallery: { about } } = this.state;
     const told = nine.hits.map(toldOf(words));
     const labels = nine.hits.map((hit) => (hit ? nameOf(hit) : ""));
-    drawNine(this.find('[data-nine="projections"]', HTMLElement), nine.projections, told, labels);
+    drawNine(this.find('[data-nine="projections"]', HTMLElement), nine.projections, told, labels, style);
     const patches = this.root.querySelector('[data-nine="patches"]');
-    if (patches instanceof HTMLElement) drawNine(patches, nine.patches, told, labels);
+    if (patches instanceof HTMLElement) drawNine(patches, nine.patches, told, labels, style);
     const most = nine.hits[0];
     const frequent = named(nine.hits, words).join(", ");
     this.find(".zf-says", HTMLElement).textContent = fill(most ? words.features : words.dead, {
@@ -143,17 +143,17 @@ class FeatureExplorer extends Explorer {
     const card = network ? { ...network.card, mean: network.mean } : { ...this.state.card, mean: undefined };
     const crops = await this.crops.nine(path, feature, card);
     if (turn !== this.#turn) return;
-    const { words } = this.state;
+    const { words, style } = this.state;
     const told = crops.map(({ title, value }, n) => fill(words.crop, { rank: n + 1, title, value: digits(value) }));
     const titles = crops.map(({ title }) => title);
-    drawNine(this.find('[data-nine="crops"]', HTMLElement), crops.map(({ square, field }) => canvasFrom(cut(square, field))), told, titles);
+    drawNine(this.find('[data-nine="crops"]', HTMLElement), crops.map(({ square, field }) => canvasFrom(cut(square, field))), told, titles, style);
     const list = this.find('[data-nine="cropProjections"]', HTMLElement);
-    if (!network) return drawNine(list, [], [], []);
+    if (!network) return drawNine(list, [], [], [], style);
     const projected = await Promise.all(crops.map(({ input: picture, position }, n) => network.project(
       { layer: path, picture, channel: feature, position, rule: network.manifest.rules.indexOf("deconvnet") }, { lane: `${this.lane} crop ${n}` },
     )));
     if (turn !== this.#turn) return;
-    drawNine(list, projected.map((projection, n) => projection && canvasFrom(cut(stretch(projection, card.input_size), crops[n].field)) || undefined), told, titles);
+    drawNine(list, projected.map((projection, n) => projection && canvasFrom(cut(stretch(projection, card.input_size), crops[n].field)) || undefined), told, titles, style);
   }
 
   #drawControls() {

@@ -154,7 +154,7 @@ class PhotoExplorer extends Explorer {
 
   /** What the feature looks for anywhere, and what the strongest features of its layer are called. */
   async #drawLooks() {
-    const { choice, gallery, state: { words } } = this;
+    const { choice, gallery, state: { words, style } } = this;
     const { path, feature } = choice;
     if (!gallery) return;
     const looks = this.find(".zf-looks", HTMLElement);
@@ -166,7 +166,7 @@ class PhotoExplorer extends Explorer {
     const nine = nines.get(feature);
     if (nine) {
       find(looks, "p", HTMLElement).textContent = fill(words.looks, { feature, n: gallery.about.n?.toLocaleString("en") ?? "" });
-      drawNine(find(looks, "ol", HTMLElement), nine.projections, nine.hits.map(toldOf(words)), nine.hits.map((/** @type {Hit | null} */ hit) => (hit ? nameOf(hit) : "")));
+      drawNine(find(looks, "ol", HTMLElement), nine.projections, nine.hits.map(toldOf(words)), nine.hits.map((/** @type {Hit | null} */ hit) => (hit ? nameOf(hit) : "")), style);
     }
     this.root.querySelectorAll(".zf-named button").forEach((button, n) => {
       if (!(button instanceof HTMLElement)) return;
