@@ -113,6 +113,8 @@ class Explorer {
   #turn = 0; // of photographs: a later one overtakes an earlier one
   /** @type {Promise<void> | undefined} */
   #look; // the latest, until it is done
+  /** @type {Promise<boolean> | undefined} */
+  #looking; // for the first of all
   #wish = 0; // the reader's for a photograph: one that is read slowly is not shown after a later one
   #filming = false;
 
@@ -282,8 +284,13 @@ class Explorer {
   /** Have a photograph looked at, if none was yet: the chosen one that waits for the network, else the shown one;
    *  whether that went well. */
   async looking() {
-    if (!this.seen && !this.#look) void this.look(this.shown, true);
+    return this.seen ? true : (this.#looking ??= this.#untilSeen()); // one for all: who waits goes on in its turn
+  }
+
+  async #untilSeen() {
+    if (!this.#look) void this.look(this.shown, true);
     while (!this.seen && this.#look) await this.#look; // a later one may have overtaken it
+    this.#looking = undefined;
     return Boolean(this.seen);
   }
 
