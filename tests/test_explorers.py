@@ -28,7 +28,7 @@ from samples import CARD, CARRIERS, CURVES, LAYERS, PICTURES, small, sound
 
 from zfcore import assets, markup
 from zfcore.gallery import Crops, Gallery
-from zfcore.view import Viewer, beside, colour_map, label_map
+from zfcore.view import CRISP_BELOW, Viewer, beside, colour_map, label_map, percent
 from zfcore.widgets import (
     ClassExplorer,
     FeatureExplorer,
@@ -232,6 +232,16 @@ def test_a_finger_moves_the_square(occlusion):
     assert square_of(occlusion) == (10, 3, 8)
 
 
+def test_a_finger_scrolls_the_page_over_a_square_that_no_script_moves(occlusion):
+    touch = """stage => [false, true].map(disabled => {
+        stage.disabled = disabled;
+        return getComputedStyle(stage).touchAction;
+    })"""
+    stage = occlusion.locator('[data-do="square"]')
+    assert stage.evaluate(touch) == ["pinch-zoom", "auto"]
+    stage.evaluate("stage => { stage.disabled = false; }")
+
+
 def test_the_arrow_keys_move_the_square(opened, occlusion, viewer):
     occlusion.locator('[data-do="square"]').focus()
     for key in ("ArrowUp", "ArrowUp", "ArrowLeft"):
@@ -267,8 +277,7 @@ def test_the_scan_gives_the_maps_of_python_and_any_place_can_be_gone_back_to(ope
             assert abs(shown[name].astype(int) - colour_map(values)).mean() <= 1, name
         np.testing.assert_array_equal(shown["label"], label_map(maps.label)[0])
     legend = occlusion.locator(".zf-legend li").all_inner_texts()
-    frequent = [viewer.label(n) for n, _, _ in label_map(maps.label)[1]]
-    assert [words.rpartition(" ")[0].rpartition(" ")[0] for words in legend] == frequent
+    assert legend == [f"{viewer.label(n)} {percent(share)}" for n, share, _ in label_map(maps.label)[1]]
     stage = occlusion.locator('[data-panel="label"] [data-do="place"]')
     stage.scroll_into_view_if_needed()
     box = stage.bounding_box()
@@ -504,6 +513,19 @@ def test_a_feature_is_saved_and_its_python_is_that_of_lab(features, gallery, cro
     assert copied(features, "Copy the Python") == lab.snippet()
 
 
+def test_small_pictures_keep_their_cells_and_others_do_not(browser, twins, tmp_path):
+    html = twins["feature"].replace(f'"crispBelow":{CRISP_BELOW}', '"crispBelow":12')
+    reader = Reader(browser)
+    explorer = reader(waiting(tmp_path / "crisp.html", html)).locator(".zf-explorer[data-on]")
+    crisp = """root => ["projections", "patches", "crops"].map(name =>
+        root.querySelector(`[data-nine=${name}] li:not([hidden]) img`).matches(".zf-crisp"))"""
+    for layer, small_ones in (("8", False), ("1", True)):  # 23 and 5 pixels wide
+        choose(explorer, layer=layer)
+        explorer.locator('[data-nine="cropProjections"][aria-busy="false"]').wait_for(state="attached")
+        assert explorer.evaluate(crisp) == [small_ones] * 3
+    reader.close()
+
+
 def test_a_feature_that_nothing_excites_is_told(browser, gallery, tmp_path):
     wall = gallery.wall("5")
     some = replace(wall, hits={3: wall.hits[3], 5: (None,) * 9})
@@ -552,6 +574,20 @@ def test_the_strongest_features_for_a_photograph_are_listed_to_click(features, v
     assert features.evaluate("root => [...root.querySelectorAll('.zf-cell')].map(cell => cell.tabIndex)") == (
         [0] + [-1] * (len(best) - 1)
     )
+
+
+def test_on_a_phone_the_strongest_features_have_a_tab_stop_in_sight(opened, features):
+    choose(features, "coffee")
+    features.locator(".zf-cell:visible").last.click()
+    drawn(features)
+    opened.set_viewport_size({"width": 390, "height": 844})
+    opened.wait_for_timeout(200)
+    stops = features.evaluate(
+        "root => [...root.querySelectorAll('.zf-cell')]"
+        ".flatMap(cell => cell.tabIndex === 0 ? [cell.offsetParent !== null] : [])"
+    )
+    opened.set_viewport_size({"width": 1000, "height": 1200})
+    assert stops == [True]
 
 
 def test_the_arrow_keys_go_from_one_strongest_feature_to_the_next(opened, features, viewer):
@@ -743,9 +779,11 @@ NO_PICTURES = base64.b64encode(assets.pack({"hits.json": b"[]"})).decode()
         ("photo", "", "runtime.0.js is damaged; build the book again"),
         ("photo", HIDDEN, "this browser hides the pixels of pictures from pages (a privacy setting)"),
         ("feature", f"{PIECES} zfcore.parts[file] = '{NO_PICTURES}'; }}", "a picture is missing"),
+        ("feature", HIDDEN, "this browser hides the pixels of pictures from pages (a privacy setting)"),
         ("class", f"{PIECES} delete zfcore.parts[file]; }}", ".js did not arrive; is the book's folder"),
+        ("class", "delete globalThis.DecompressionStream;", "too old to run the network: it lacks Decomp"),
     ],
-    ids=["worker", "piece", "pixels", "picture", "sprites"],
+    ids=["worker", "piece", "pixels", "picture", "gallery's pixels", "sprites", "old"],
 )  # fmt: skip
 def test_what_fails_in_a_page_is_told(browser, twins, classes, tmp_path, kind, fault, told):
     (tmp_path / "_static" / "zfcore").mkdir(parents=True)
@@ -762,7 +800,18 @@ def test_what_fails_in_a_page_is_told(browser, twins, classes, tmp_path, kind, f
     else:
         page.get_by_role("button", name="Next").click()
     page.locator(".zf-problem", has_text=told).wait_for()
+    assert not page.locator(".zf-carriers .zf-wall").filter(visible=True).count()  # another class's
     context.close()
+
+
+def waiting_beside(folder, runtime, html):
+    """Write a page whose network is inside it and whose runtime lies beside it, until it is wanted."""
+    beside = folder / "_static" / "zfcore"
+    beside.mkdir(parents=True)
+    for name, text in runtime.items():
+        (beside / name).write_text(text)
+    scripts = f"<script>{assets.assets_script({assets.RUNTIME: runtime})}{assets.script()}</script>"
+    return written(folder / "waiting.html", html, scripts)
 
 
 WISHES = """root => {
@@ -778,12 +827,7 @@ WISHES = """root => {
 def test_what_is_wished_before_the_network_is_there_comes_true_once_it_is(
     browser, twins, viewer, runtime, tmp_path
 ):
-    beside = tmp_path / "_static" / "zfcore"
-    beside.mkdir(parents=True)
-    for name, text in runtime.items():
-        (beside / name).write_text(text)
-    scripts = f"<script>{assets.assets_script({assets.RUNTIME: runtime})}{assets.script()}</script>"
-    file = written(tmp_path / "waiting.html", "".join(twins.values()), scripts)
+    file = waiting_beside(tmp_path, runtime, "".join(twins.values()))
     reader = Reader(browser)
     tab = reader(f"{file.as_uri()}#feature=%E4%A")  # cut off within a letter
     occlusion, features, photo = (
@@ -809,23 +853,95 @@ def test_what_is_wished_before_the_network_is_there_comes_true_once_it_is(
     reader.close()
 
 
-def test_the_focus_goes_from_the_button_that_starts_the_network_to_what_it_has_started(
-    browser, twins, tmp_path
+#: Choose by controls' names, and "coffee" and a small map by a click, all before anything else happens.
+HASTY = """(root, choices) => {
+    for (const [name, value] of choices) {
+        if (name === "click") root.querySelector(value).click();
+        else {
+            const control = root.querySelector(`[data-choice="${name}"]`);
+            control.value = value;
+            control.dispatchEvent(new Event("input", {bubbles: true}));
+        }
+    }
+}"""
+
+
+def test_what_is_chosen_while_the_network_loads_is_kept_in_its_order(
+    browser, twins, viewer, runtime, tmp_path
 ):
-    runtime = assets.asset(assets.RUNTIME, assets.runtime_pack())
-    beside = tmp_path / "_static" / "zfcore"
-    beside.mkdir(parents=True)
-    for name, text in runtime.items():
-        (beside / name).write_text(text)
-    file = tmp_path / "waiting.html"
-    file.write_text(
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>waiting</title>'
-        f"{twins['invariance']}<script>{assets.assets_script({assets.RUNTIME: runtime})}</script>"
-        f"<script>{assets.script()}</script>",
-        encoding="utf-8",
-    )
     reader = Reader(browser)
-    tab = reader(file)
+    tab = reader(waiting_beside(tmp_path, runtime, "".join(twins.values())))
+    photo, occlusion, invariance = (
+        tab.locator(f'[data-explorer="{kind}"][data-on]') for kind in ("photo", "occlusion", "invariance")
+    )
+    coffee = ["click", '[data-photograph="coffee"]']
+    photo.evaluate(HASTY, [coffee, ["click", '[data-path="8"]'], ["row", 4]])
+    occlusion.evaluate(HASTY, [coffee, ["target", 2], ["size", 6]])
+    invariance.evaluate(HASTY, [["target", 3], coffee, ["shift", 3], ["target", 2]])
+    for explorer in (photo, occlusion, invariance):
+        explorer.locator('[data-photograph="coffee"][aria-pressed="true"]').wait_for()
+        drawn(explorer)
+    seen = viewer.look("coffee", PICTURES["coffee"])
+    feature = int(photo.locator('[data-choice="feature"]').input_value())
+    assert feature == viewer.look("x", PICTURES["chelsea"]).strongest("8", 1)[0]  # what was clicked
+    unit = (4, seen.strongest_unit("8", feature)[1])
+    assert photo.locator(".zf-says").inner_text() == viewer.frame(seen, "8", feature, unit).says()
+    assert square_of(occlusion)[2] == 6
+    assert_says_what_python_says(occlusion, viewer, PICTURES["coffee"], target=2, name="coffee")
+    assert_answers_as_python(invariance, viewer, viewer.move(seen, 3, target=2))
+    for explorer in (occlusion, invariance):
+        assert explorer.locator('[data-choice="target"]').input_value() == "2"
+    reader.close()
+
+
+#: Let no crop be cut before the page is told to.
+HOLD = """() => {
+    const cut = createImageBitmap;
+    const told = new Promise(resolve => { window.goOn = resolve; });
+    window.createImageBitmap = (...given) => told.then(() => cut(...given));
+}"""
+
+
+def test_the_strongest_features_follow_where_another_explorer_starts_the_network(
+    browser, twins, viewer, runtime, tmp_path
+):
+    reader = Reader(browser)
+    tab = reader(waiting_beside(tmp_path, runtime, twins["feature"] + twins["invariance"]))
+    features, invariance = (
+        tab.locator(f'[data-explorer="{kind}"][data-on]') for kind in ("feature", "invariance")
+    )
+    cells = features.locator(".zf-cell")
+    cells.nth(3).click()
+    drawn(features)
+    marked = "cells => cells.map(cell => [cell.getAttribute('aria-checked'), cell.tabIndex])"
+    wanted = [["true", 0] if n == 3 else ["false", -1] for n in range(markup.STRONGEST)]
+    assert cells.evaluate_all(marked) == wanted
+    choose(features, layer="1")
+    assert cells.evaluate_all(marked) == [["false", 0], *[["false", -1]] * (markup.STRONGEST - 1)]
+    tab.evaluate(HOLD)
+    features.get_by_role("button", name="Next").click()
+    invariance.get_by_role("button", name="Start the network").click()
+    drawn(invariance)
+    tab.evaluate("window.goOn()")  # of crops that were asked for without a network there are no projections
+    features.locator('[data-nine="cropProjections"][aria-busy="false"]').wait_for(state="attached")
+    assert features.locator(".zf-problem").count() == 0
+    choose(features, feature=5)
+    features.locator('.zf-cell[data-path="1"]').first.wait_for()
+    seen = viewer.look("chelsea", PICTURES["chelsea"])
+    best = seen.strongest("1", markup.STRONGEST)
+    assert [int(cell.get_attribute("data-feature")) for cell in cells.all()] == best
+    assert features.locator('[aria-checked="true"]').get_attribute("data-feature") == "5"
+    choose(features, layer="8")  # in Lab, too, another layer begins with its strongest feature
+    strongest = seen.strongest("8", 1)[0]
+    features.locator(".zf-says", has_text=f"layer 3, feature {strongest}:").wait_for()
+    reader.close()
+
+
+def test_the_focus_goes_from_the_button_that_starts_the_network_to_what_it_has_started(
+    browser, twins, runtime, tmp_path
+):
+    reader = Reader(browser)
+    tab = reader(waiting_beside(tmp_path, runtime, twins["invariance"]))
     tab.locator('.zf-explorer[data-on] [data-do="load"]').press("Enter")
     drawn(tab.locator(".zf-explorer"))
     assert tab.evaluate("document.activeElement.dataset.photograph") == "chelsea"

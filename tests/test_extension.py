@@ -87,3 +87,18 @@ def test_what_an_explorer_brought_along_is_moved_beside_the_page(weights, tmp_pa
     assert (tmp_path / "_static" / "zfcore" / file).read_text() == text
     assert text.strip() not in page.read_text()
     assert '"own":{"bytes"' in page.read_text()  # where to find it stays
+
+
+def test_what_an_explorer_brought_along_stays_until_no_page_names_it_any_more(weights, tmp_path):
+    write_page(tmp_path, weights(0))
+    page = tmp_path / "book" / "page.html"
+    alone = page.read_text()
+    page.write_text(alone + scripts_html({"own": asset("own", b"some gzip")}))
+    for _ in range(2):  # the second time Sphinx has not written the page again
+        extension.bring_networks(tmp_path)
+        assert (tmp_path / "_static" / "zfcore" / "own.0.js").exists()
+    page.write_text(alone)
+    extension.bring_networks(tmp_path)
+    files = {file.name for file in (tmp_path / "_static" / "zfcore").iterdir()}
+    assert "own.0.js" not in files
+    assert {"assets.js", "explorer.js", "runtime.0.js", "runtime-licence.txt"} <= files

@@ -482,6 +482,21 @@ def test_the_python_of_an_explorer_climbs_as_far(explorer, monkeypatch):
     assert names["r"].history[:-1] == pytest.approx(list(explorer.climbed.history), rel=1e-4)
 
 
+def test_the_python_of_an_ascent_from_a_photograph_starts_there(monkeypatch):
+    network = small()
+    monkeypatch.setattr("zfcore.model.load", lambda name: (network, Viewer(network, CARD).card))
+    explorer = MaximizationExplorer(network, CARD, PICTURES, LAYERS, weights="net")
+    explorer.photograph.value = "coffee"
+    explorer.run(4)
+    names = {}
+    exec(explorer.snippet(), names)
+    assert names["r"].history[:-1] == pytest.approx(list(explorer.climbed.history), rel=1e-4)
+    (state,) = assets.states(explorer.to_html())
+    assert state["start"]["pixels"] == 'photographs()["coffee"]'
+    explorer.noise.click()
+    assert "start=None" in explorer.snippet()
+
+
 def test_a_class_is_climbed_where_the_network_returns_it():
     layers = {name: f"network.{path}" for name, path in LAYERS.items()}
     aside = MaximizationExplorer(Aside(small()).eval(), CARD, PICTURES, layers, layer="class", steps=3)
@@ -799,6 +814,11 @@ def test_regularisers_and_choices_change_the_picture_in_the_page(ascent):
     opened.locator('[data-photograph="coffee"][aria-pressed="true"]').wait_for()
     opened.locator('[data-do="climb"]', has_text="Pause").wait_for()
     opened.locator('[data-do="climb"]').click()
+    explorer = opened.locator(".zf-explorer")
+    assert 'start=to_input([photographs()["coffee"]], card)[0],' in copied(explorer, "Copy the Python")
+    opened.locator('[data-do="noise"]').click()
+    opened.locator('[data-do="climb"]').click()
+    assert "start=None" in copied(explorer, "Copy the Python")
 
 
 def test_an_ascent_from_a_picture_of_ones_own_says_no_longer_that_it_is_read(opened):

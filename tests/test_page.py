@@ -505,6 +505,20 @@ def test_a_unit_that_is_silent_is_told(explorer, viewer):
     assert "is silent" in frame.says()
 
 
+def test_an_answer_below_zero_is_no_silence(browser, explorers_scripts, tmp_path):
+    viewer = Viewer(small(), CARD, {"before the ReLU": "4"})
+    seen = viewer.look("chelsea", PICTURES["chelsea"])
+    unit = np.unravel_index(seen.maps["4"][0].argmin(), seen.maps["4"][0].shape)
+    frame = viewer.frame(seen, "4", 0, tuple(map(int, unit)))
+    assert frame.value < 0
+    html = page.explorer_html(viewer, PICTURES, frame, page.snippet(None))
+    reader = Reader(browser)
+    explorer = reader(written(tmp_path / "below.html", html, explorers_scripts)).locator(".zf-explorer")
+    drawn(explorer)
+    assert explorer.locator(".zf-says").inner_text() == frame.says()
+    reader.close()
+
+
 def test_a_photograph_that_is_clicked_while_another_is_read_stays(explorer):
     click = "root.querySelector('[data-photograph=coffee]').click()"
     explorer.evaluate(
@@ -604,6 +618,20 @@ def test_the_camera_is_off_again_once_a_picture_is_taken(opened, explorer, camer
     drawn(explorer)
     assert not on()
     assert opened.evaluate("window.asked") == 1
+
+
+def test_the_camera_is_off_while_its_picture_waits_for_the_network(opened, explorer, camera):
+    button, on = camera
+    opened.evaluate("""() => { network.forward = (...given) => new Promise(answer => {
+        window.goOn = () => { delete network.forward; answer(network.forward(...given)); };
+    }); }""")
+    button.click()
+    opened.get_by_role("dialog", name="Camera").get_by_role("button", name="Take the picture").click()
+    opened.wait_for_function("() => window.goOn")
+    assert not on()
+    opened.evaluate("window.goOn()")
+    explorer.locator('[data-photograph^="camera.png"][aria-pressed="true"]').wait_for()
+    drawn(explorer)
 
 
 def test_the_camera_is_off_again_where_its_picture_cannot_be_shown(opened, explorer, camera):

@@ -163,6 +163,12 @@ def test_a_number_reads_as_in_python(javascript):
     assert found == [f"{number:.3g}" for number in numbers]
 
 
+def test_a_share_reads_as_in_python(javascript):
+    shares = [n / 1000 for n in range(1001)] + [n / 400 for n in range(401)]  # halves are among them
+    assert javascript("return given.shares.map(percent);", shares=shares) == [*map(view.percent, shares)]
+    assert view.percent(0.125) == "13 %"
+
+
 def test_probabilities_are_the_softmax(javascript):
     logits = np.random.default_rng(3).normal(scale=30, size=40).astype(np.float32)
     found = javascript(

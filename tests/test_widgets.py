@@ -5,6 +5,7 @@ import datetime
 import io
 import re
 from dataclasses import replace
+from html import escape
 
 import ipywidgets
 import numpy as np
@@ -502,6 +503,34 @@ def test_the_twin_of_an_occlusion_explorer_brings_its_maps_along(shipped):
         "photograph": "chelsea", "top": 20, "left": 20, "size": 16, "fill": "grey", "target": 0
     }  # fmt: skip
     assert html.count('data-do="place"') == 3
+
+
+def test_the_twin_of_an_occlusion_explorer_shows_what_the_widgets_show(occlusion):
+    occlusion.row.value, occlusion.column.value, occlusion.size.value = 5, 30, 12
+    occlusion.fill.value, occlusion.target.value = "blur", 7
+    wanted = {"top": 7, "left": 32, "size": 12, "fill": "blur", "target": 7}
+    for coarse in (False, True):
+        if coarse:  # as a scan leaves them that is stopped
+            maps = occlusion._viewer.scan(occlusion.covered, 8)
+            occlusion._maps = (maps, 8)
+            occlusion._show()
+        html = occlusion.to_html()
+        (state,) = assets.states(html)
+        assert state["start"] == {"photograph": "chelsea"} | wanted
+        assert state["stride"] == 2
+        assert escape(markup.WORDS["covered"].format(**occlusion.covered.words(occlusion._viewer))) in html
+    shown = re.search(r'data-panel="activation".*?<img src="([^"]+)".*?viewBox="([^"]+)"', html)
+    np.testing.assert_array_equal(decoded(shown[1]), markup.occlusion_panels(maps)["activation"])
+    assert shown[2] == "0 0 6 6"  # of six places a side one is marked
+
+
+def test_the_twin_of_an_invariance_explorer_asks_for_the_class_that_is_chosen(narrow):
+    explorer = InvarianceExplorer(*narrow, SHIPPED)
+    explorer.shift.value, explorer.target.value = 4, 7
+    html = explorer.to_html()
+    (state,) = assets.states(html)
+    assert state["start"] == {"photograph": "chelsea", "shift": 4, "scale": 1, "rotation": 0, "target": 7}
+    assert "probability of word &lt;7&gt;" in html
 
 
 def test_without_a_classifier_nothing_is_occluded():

@@ -107,6 +107,15 @@ def assets_script(assets: Mapping[str, Mapping[str, str]]) -> str:
     )
 
 
+LISTING = re.compile(r"Object\.assign\(globalThis\.zfcore\.assets, (\{.*\})\);")
+
+
+def listed(html: str) -> set[str]:
+    """The files of the assets that a page lists, as :func:`assets_script` writes it."""
+    listings = map(json.loads, LISTING.findall(html))
+    return {file for listing in listings for asset in listing.values() for file in asset["files"]}
+
+
 def scripts_html(assets: Mapping[str, Mapping[str, str]]) -> str:
     """Assets inside a page: the listing, then every piece, each in an element of its own."""
     texts = [assets_script(assets), *(text for scripts in assets.values() for text in scripts.values())]

@@ -109,7 +109,11 @@ def bring_explorers(app: Any, name: str, template: str, context: dict[str, Any],
 
 
 def bring_networks(html: Path) -> None:
-    """Write once what the explorers of all pages run on: scripts, runtime, and the networks they name."""
+    """Write once what the explorers of all pages run on: scripts, runtime, and the networks they name.
+
+    What explorers brought along stays from one build to the next, for pages that Sphinx does not write again;
+    what no page names any more goes.
+    """
     # torch is slow to import, and a book without explorers needs none of it
     from zfcore import assets
 
@@ -130,18 +134,24 @@ def bring_networks(html: Path) -> None:
             packs = assets.stored_gallery(source)
             wanted |= {name: assets.asset(name, packed) for name, packed in packs.items()}
     folder = html / "_static" / EXPLORERS
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    scripts = {"assets.js": assets.assets_script(wanted), "explorer.js": assets.script()}
-    for pieces in (scripts, *wanted.values()):
-        for file, text in pieces.items():
-            (folder / file).write_text(text, encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {"assets.js": assets.assets_script(wanted), "explorer.js": assets.script()}
+    for pieces in wanted.values():
+        files |= pieces
+    licence = "runtime-licence.txt"
+    files[licence] = (assets.WEB / licence).read_text(encoding="utf-8")
+    for file, text in files.items():
+        (folder / file).write_text(text, encoding="utf-8")
+    named = set(files)
     for page in html.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
+        named |= assets.listed(text)
         for piece, file in PIECE.findall(text):
             (folder / file).write_text(piece, encoding="utf-8")
         page.write_text(PIECE.sub("", text), encoding="utf-8")
-    shutil.copy(assets.WEB / "runtime-licence.txt", folder)
+    for file in folder.iterdir():
+        if file.name not in named:
+            file.unlink()
 
 
 def _network_asset(source: Mapping[str, Any]) -> dict[str, str]:

@@ -38,6 +38,7 @@ from zfcore.view import (
     Frame,
     Moved,
     Seen,
+    Subject,
     Viewer,
     as_webp,
     colour_map,
@@ -115,6 +116,7 @@ WORDS = view.WORDS | {
     "python_white": 'to_input([np.full((64, 64, 3), 255, "uint8")], card)[0]',
     "python_blur": '"blur"',
     "python_noise": '"noise"',
+    "python_photograph": "to_input([{pixels}], card)[0]",
     "lesson": "{name}, class {place} of {count}: after {most} training pictures of each class, {right} % of "
     "its test pictures are recognised ({row}); after {least}, {early} %. Of {layer}, the SVM’s decision for "
     "it rests most on {carriers}.",
@@ -371,7 +373,7 @@ def _maps_html(
         most["probability"] = percent(maps.probability.max().item())
         most["activation"] = f"{maps.activation.max().item():.3g}"
         items = "".join(
-            f'<li><i style="background:{colour}"></i>{escape(viewer.label(n))} {100 * share:.0f} %</li>'
+            f'<li><i style="background:{colour}"></i>{escape(f"{viewer.label(n)} {percent(share)}")}</li>'
             for n, share, colour in label_map(maps.label.cpu())[1]
         )
     row, column = round(covered.top / stride), round(covered.left / stride)
@@ -484,8 +486,8 @@ class Climbed:
     """An ascent to a feature or a class, as far as it has come.
 
     ``path`` is a layer's, or :data:`CLASSES`; ``position`` is ``"map"`` or ``"middle"``. ``start`` and
-    ``picture`` are (S, S, 3) uint8; ``history`` what was answered before each step; ``credit`` is due to the
-    photograph that it started from, if it did.
+    ``picture`` are (S, S, 3) uint8; ``history`` what was answered before each step; ``subject`` the
+    photograph that it started from, or None: it was noise.
     """
 
     path: str
@@ -494,7 +496,12 @@ class Climbed:
     start: np.ndarray
     picture: np.ndarray
     history: tuple[float, ...]
-    credit: str = ""
+    subject: Subject | None = None
+
+    @property
+    def credit(self) -> str:
+        """What is due to the photograph that it started from."""
+        return self.subject.credit if self.subject else ""
 
     def words(self, viewer: Viewer) -> dict[str, object]:
         """What the templates that tell of an ascent want to know."""

@@ -147,20 +147,21 @@ def occlusion_html(
     viewer: Viewer,
     pictures: Mapping[str, Picture],
     start: Covered,
-    maps: OcclusionMaps | None,
+    scan: tuple[OcclusionMaps, int],
     stride: int,
     snippet: str,
     source: Mapping | None = None,
 ) -> str:
     """The occlusion explorer as one piece of HTML; parameters and result as of :func:`explorer_html`.
 
-    It opens with the square of ``start`` and, where there is one, the scan ``maps`` with that ``stride``.
+    It opens with the square of ``start`` and with a ``scan``, the maps and their stride; the page's own scans
+    have ``stride``.
     """
     square = {
         "top": start.top, "left": start.left, "size": start.size, "fill": start.fill, "target": start.target,
     }  # fmt: skip
     state = {"path": start.path, "stride": stride, "palette": COLOURS, "start": square}
-    body = covered_html(viewer, start, maps, stride, square_controls(viewer, start))
+    body = covered_html(viewer, start, *scan, square_controls(viewer, start))
     name = start.seen.subject.name
     return _shell_html("occlusion", viewer, pictures, name, snippet, source, state, body)
 
@@ -249,6 +250,7 @@ def class_html(lessons: Sequence[Lesson], shown: int, gallery: Gallery, weights:
         "gallery": state,
         "path": wall.path,
         "words": {name: WORDS[name] for name in ("copied", "hit", "unlabelled")},
+        "style": {"crispBelow": CRISP_BELOW},
         "start": shown,
         "classes": [
             {
@@ -300,6 +302,7 @@ def maximization_html(
             "target": start.channel if of_class else 0,
             "position": start.position,
             "seed": seed,
+            "pixels": start.subject and start.subject.python,
             "steps": len(start.history),
         },
     }
@@ -412,10 +415,12 @@ LOAD_YOURS = "from my_project import network, card  # your own network, and how 
 
 
 MAXIMIZATION_SNIPPET = """\
+from zfcore.data import photographs, to_input
 from zfcore.maximization import maximize
 {load}
 r = maximize(
     network, "{{path}}", {{channel}}, card["input_size"], position="{{position}}", seed={{seed}},
+    start={{start}},
     iterations={{steps}}, l2={{l2}}, tv={{tv}}, jitter={{jitter}}, scale={{scale}}, rotation={{rotation}},
     frequency={{frequency}},
 )

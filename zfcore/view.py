@@ -23,6 +23,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -125,8 +126,8 @@ def _array(values) -> np.ndarray:
 
 
 def percent(probability: float) -> str:
-    """A probability for readers."""
-    return f"{100 * probability:.0f} %" if probability >= 0.005 else "< 1 %"
+    """A probability or a share for readers; halves round up, as in a page."""
+    return f"{math.floor(100 * probability + 0.5)} %" if probability >= 0.005 else "< 1 %"
 
 
 def as_webp(pixels: np.ndarray, quality: int | None = None) -> bytes:

@@ -65,7 +65,6 @@ class _Explorer(ipywidgets.VBox):
         self._weights = weights or card.get("architecture")
         self._busy = False
         super().__init__(self._build())
-        self.add_class("zf-live")
         self._looked()
 
     names_things = False  # whether an explorer of this kind is nothing without the network's classifier
@@ -390,14 +389,14 @@ class OcclusionExplorer(_Explorer):
         return beside(cells), file_name(name)
 
     def _twin(self, viewer: Viewer, shown: str, source: Mapping | None) -> str:
-        covered, maps = self.covered, self.maps
-        if shown != covered.seen.subject.name or maps is None:
-            covered = viewer.cover(
-                viewer.look(shown, self._shipped[shown]), size=covered.size, fill=covered.fill
-            )
-            maps = viewer.scan(covered, self.stride)
+        covered, maps = self.covered, self._maps
+        if shown != covered.seen.subject.name:
+            corner = (covered.top, covered.left)
+            seen = viewer.look(shown, self._shipped[shown])
+            covered, maps = viewer.cover(seen, corner, covered.size, covered.fill), None
+        scan = maps or (viewer.scan(covered, self.stride), self.stride)
         snippet = page.snippet(self._weights, page.OCCLUSION_SNIPPET)
-        return page.occlusion_html(viewer, self._shipped, covered, maps, self.stride, snippet, source)
+        return page.occlusion_html(viewer, self._shipped, covered, scan, self.stride, snippet, source)
 
     # -------------------------------------------------------------------------- the widgets
     def _controls(self) -> list[list[ipywidgets.Widget]]:
@@ -650,8 +649,10 @@ class InvarianceExplorer(_Explorer):
         return beside([(moved.seen.view, None), (moved.picture, None)]), file_name(name)
 
     def _twin(self, viewer: Viewer, shown: str, source: Mapping | None) -> str:
-        amounts = (self.shift.value, self.scale.value, self.rotation.value)
-        moved = viewer.move(viewer.look(shown, self._shipped[shown]), *amounts)
+        moved = self.moved
+        if shown != moved.seen.subject.name:
+            amounts = (moved.shift, moved.scale, moved.rotation)
+            moved = viewer.move(viewer.look(shown, self._shipped[shown]), *amounts)
         snippet = page.snippet(self._weights, page.INVARIANCE_SNIPPET)
         return page.invariance_html(viewer, self._shipped, moved, snippet, source)
 
@@ -740,7 +741,6 @@ class ClassExplorer(ipywidgets.VBox):
         row = ipywidgets.Layout(flex_flow="row wrap", align_items="center")
         controls = ipywidgets.Box([self.chosen, self.previous, self.following], layout=row)
         super().__init__([controls, ipywidgets.HTML(markup.style_html()), self.picture])
-        self.add_class("zf-live")
         self._show()
 
     @property
@@ -821,7 +821,7 @@ class MaximizationExplorer(_Explorer):
         """What is shown now."""
         shown = (self._viewer.shown(picture) for picture in (self._start, self._picture))
         return markup.Climbed(
-            self._path(), self._channel(), self._part(), *shown, tuple(self._history), self._credit
+            self._path(), self._channel(), self._part(), *shown, tuple(self._history), self._subject
         )
 
     def run(self, steps: int) -> None:
@@ -831,14 +831,17 @@ class MaximizationExplorer(_Explorer):
         self._show()
 
     def snippet(self) -> str:
-        """Python that climbs from noise as far, by the regularisers that are on."""
-        recipe = self._recipe()
+        """Python that climbs from the same start as far, by the regularisers that are on."""
+        recipe, start = self._recipe(), "None"
+        if self._subject:
+            start = markup.WORDS["python_photograph"].format(pixels=self._subject.python)
         names = ("l2", "tv", "jitter", "scale", "rotation", "frequency")
         return page.snippet(self._weights, page.MAXIMIZATION_SNIPPET).format(
             path=self._climbs(),
             channel=self._channel(),
             position=self._part(),
             seed=self._seed,
+            start=start,
             steps=max(1, len(self._history)),
             **{name: getattr(recipe, name) for name in names},
         )
@@ -934,7 +937,7 @@ class MaximizationExplorer(_Explorer):
     def _looked(self) -> None:
         """Another photograph: the ascent starts there; at first, from noise."""
         if self._begun:
-            self._credit = self._look().subject.credit
+            self._subject = self._look().subject
             self._from(self._look().input)
         else:
             self._begun = True
@@ -950,7 +953,7 @@ class MaximizationExplorer(_Explorer):
         self._from_noise()
 
     def _from_noise(self) -> None:
-        self._credit = ""
+        self._subject = None
         recipe, weight = self._recipe(), next(self._viewer.model.parameters())
         drawn = noise(self._viewer.side, [self._seed], recipe.contrast, recipe.frequency)
         self._from(drawn.to(weight.dtype).to(weight.device))

@@ -8,6 +8,9 @@ function digits(value) {
   return `${mantissa}e${power < 0 ? "-" : "+"}${String(Math.abs(power)).padStart(2, "0")}`;
 }
 
+/** A share, as Python's `view.percent`. @param {number} share */
+const percent = (share) => (share >= 0.005 ? `${Math.round(100 * share)} %` : "< 1 %");
+
 /** @param {Float32Array} logits */
 function softmax(logits) {
   const top = logits.reduce((a, b) => Math.max(a, b));

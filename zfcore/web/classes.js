@@ -6,7 +6,8 @@
 
 /** @typedef {{name: string, says: string, alt: string, lines: string[], bands: string[], carriers: [feature: number, caption: string][]}} Lesson
  *             `lines` and `bands` are the points of the curves in the drawing, row by row */
-/** @typedef {{gallery: GalleryState, path: string, words: Record<string, string>, classes: Lesson[], start: number}} ClassState */
+/** @typedef {{gallery: GalleryState, path: string, words: Record<string, string>, classes: Lesson[], start: number,
+ *             style: {crispBelow: number}}} ClassState */
 
 class ClassExplorer {
   #turn = 0; // of choices: a later one overtakes an earlier one
@@ -73,7 +74,7 @@ class ClassExplorer {
     this.root.setAttribute("aria-busy", "true");
     const walls = Array.from(this.root.querySelectorAll(".zf-carriers .zf-wall"));
     try {
-      const { path } = this.state;
+      const { path, words, style } = this.state;
       const nines = await Promise.all(carriers.map(([feature]) => (this.gallery.has(path, feature) ? this.gallery.nine(path, feature) : undefined)));
       if (turn !== this.#turn) return;
       walls.forEach((wall, n) => {
@@ -81,11 +82,13 @@ class ClassExplorer {
         wall.toggleAttribute("hidden", !nine);
         if (!nine) return;
         find(wall, "p", HTMLElement).textContent = carriers[n][1];
-        drawNine(find(wall, ".zf-nine", HTMLElement), nine.projections, nine.hits.map(toldOf(this.state.words)), []);
+        drawNine(find(wall, ".zf-nine", HTMLElement), nine.projections, nine.hits.map(toldOf(words)), [], style);
       });
       this.#tell("");
     } catch (problem) {
-      if (turn === this.#turn) this.#tell(inWords(problem), true);
+      if (turn !== this.#turn) return;
+      walls.forEach((wall) => wall.toggleAttribute("hidden", true)); // they are another class's
+      this.#tell(inWords(problem), true);
     } finally {
       if (turn === this.#turn) this.root.setAttribute("aria-busy", "false");
     }

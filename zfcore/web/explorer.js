@@ -18,9 +18,6 @@ const SIDE = 384; // pixels a side of a reader's photograph as it is shown
 /** Fill `{name}` in a template of Python's. @param {string} template @param {Record<string, unknown>} values */
 const fill = (template, values) => template.replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
 
-/** @param {number} probability */
-const percent = (probability) => (probability >= 0.005 ? `${Math.round(100 * probability)} %` : "< 1 %");
-
 /** @param {number} value @param {number} low @param {number} high */
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
@@ -108,12 +105,16 @@ class Explorer {
   seen;
   /** What the buttons do, by their `data-do`. @type {Record<string, (button: HTMLElement, event: MouseEvent) => unknown>} */
   acts = {
-    load: () => this.look(this.shown, true),
+    load: () => this.looking(),
     picture: () => this.#save(),
     python: () => this.#copy(),
     camera: () => this.#camera(),
   };
   #turn = 0; // of photographs: a later one overtakes an earlier one
+  /** @type {Promise<void> | undefined} */
+  #look; // the latest, until it is done
+  /** @type {Promise<boolean> | undefined} */
+  #looking; // for the first of all
   #wish = 0; // the reader's for a photograph: one that is read slowly is not shown after a later one
   #filming = false;
 
@@ -134,7 +135,7 @@ class Explorer {
     this.#announce();
     const { assets, parts } = store();
     const inside = [RUNTIME, this.state.network].every((name) => assets[name]?.files.every((file) => file in parts));
-    if (this.state.begin && inside) void this.look(this.shown, true); // what has to be loaded waits for a click
+    if (this.state.begin && inside) void this.looking(); // what has to be loaded waits for a click
   }
 
   // -------------------------------------------------------------------------- what each kind does in its own way
@@ -257,8 +258,8 @@ class Explorer {
   // -------------------------------------------------------------------------- looking at a photograph
   /** Show a photograph to the network. @param {string} name @param {boolean} [keep] as in `looked` */
   look(name, keep = false) {
-    return this.attempt(async () => {
-      const turn = ++this.#turn;
+    const turn = ++this.#turn;
+    const look = this.attempt(async () => {
       const network = await this.live();
       const photograph = this.photographs.get(name);
       if (!photograph || turn !== this.#turn) return;
@@ -274,13 +275,30 @@ class Explorer {
       for (const button of this.root.querySelectorAll("[data-photograph]")) button.setAttribute("aria-pressed", `${button === thumb}`);
       this.find(".zf-credit", HTMLElement).textContent = photograph.credit;
       await this.looked(keep);
+    }).then(() => {
+      if (turn === this.#turn) this.#look = undefined;
     });
+    return (this.#look = look);
   }
 
-  /** Have the shown photograph looked at, if it was not yet; whether that went well. */
+  /** Have a photograph looked at, if none was yet: the chosen one that waits for the network, else the shown one;
+   *  whether that went well. */
   async looking() {
-    if (!this.seen) await this.look(this.shown, true);
+    return this.seen ? true : (this.#looking ??= this.#untilSeen()); // one for all: who waits goes on in its turn
+  }
+
+  async #untilSeen() {
+    if (!this.#look) void this.look(this.shown, true);
+    while (!this.seen && this.#look) await this.#look; // a later one may have overtaken it
+    this.#looking = undefined;
     return Boolean(this.seen);
+  }
+
+  /** Do something at once, or as soon as a photograph was looked at. @param {() => unknown} act */
+  onceSeen(act) {
+    return this.attempt(async () => {
+      if (this.seen || (await this.looking())) await act();
+    });
   }
 
   /** What was seen of the shown photograph. @returns {Seen} */
@@ -330,6 +348,28 @@ class Explorer {
     for (const rect of overlay.querySelectorAll("rect")) {
       for (const [key, value] of Object.entries({ x: left, y: top, width: right - left, height: bottom - top })) rect.setAttribute(key, `${value}`);
     }
+  }
+
+  /** The small maps of features. */
+  cells() {
+    return Array.from(this.root.querySelectorAll(".zf-cell")).flatMap((cell) => (cell instanceof HTMLElement ? [cell] : []));
+  }
+
+  /** Mark the small map of a feature, if it has one. @param {{path: string, feature: number}} choice */
+  check({ path, feature }) {
+    for (const cell of this.cells()) {
+      const { dataset } = cell;
+      cell.setAttribute("aria-checked", `${!cell.hidden && dataset.path === path && dataset.feature === `${feature}`}`);
+    }
+    this.rove();
+  }
+
+  /** One tab stop for all small maps in sight, of which a phone has fewer: the chosen one, else the first. */
+  rove() {
+    const cells = this.cells();
+    const seen = cells.filter((cell) => cell.offsetParent);
+    const stop = seen.find((cell) => cell.getAttribute("aria-checked") === "true") ?? seen[0];
+    if (stop) cells.forEach((cell) => (cell.tabIndex = cell === stop ? 0 : -1)); // else the explorer is out of sight
   }
 
   /** The photograph with its words. */
@@ -425,6 +465,8 @@ class Explorer {
       const file = clipboardData?.files[0];
       if (file && this === Explorer.inView()) void this.take(file);
     });
+    addEventListener("resize", () => this.rove());
+    this.rove();
     this.find('[data-do="camera"]', HTMLElement).hidden = !navigator.mediaDevices?.getUserMedia;
   }
 
@@ -483,6 +525,8 @@ class Explorer {
     };
     /** @type {MediaStream | undefined} */
     let stream;
+    /** @type {Blob | null} */
+    let taken = null;
     this.#filming = true;
     try {
       stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } }).catch(fail);
@@ -495,14 +539,14 @@ class Explorer {
         if (!video.videoWidth) fail("it has sent no picture yet");
         const { canvas, context } = canvasOf(video.videoWidth, video.videoHeight);
         context.drawImage(video, 0, 0);
-        const blob = await new Promise((/** @type {(blob: Blob | null) => void} */ resolve) => canvas.toBlob(resolve));
-        if (blob) await this.take(blob, "camera.png");
+        taken = await new Promise((/** @type {(blob: Blob | null) => void} */ resolve) => canvas.toBlob(resolve));
       }
     } finally {
       for (const track of stream?.getTracks() ?? []) track.stop();
       video.srcObject = null;
       this.#filming = false;
     }
+    if (taken) await this.take(taken, "camera.png");
   }
 
   async #save() {

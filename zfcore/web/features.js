@@ -51,11 +51,12 @@ class FeatureExplorer extends Explorer {
     return this.#choose({ feature: features[(at + features.length) % features.length] });
   }
 
-  /** The nearest feature that is shown, and the page's address after it. @param {Partial<Feature>} change */
+  /** The nearest feature that is shown, and the page's address after it. Another layer begins at its strongest feature
+   *  on the photograph, if one was looked at. @param {Partial<Feature>} change */
   #choose(change) {
     Object.assign(this.choice, change.path ? { path: change.path, feature: NaN } : {});
     const features = this.#features();
-    const wanted = change.feature ?? features[0];
+    const wanted = change.feature ?? (this.seen ? this.#strongestShown()[0][0] : features[0]);
     const feature = features.reduce((best, known) => (Math.abs(known - wanted) < Math.abs(best - wanted) ? known : best));
     this.choice = { path: this.choice.path, feature };
     this.tell(feature === wanted ? "" : fill(this.state.words.nearest, { wanted, feature, count: features.length, layer: this.layerName(this.choice.path) }));
@@ -90,20 +91,34 @@ class FeatureExplorer extends Explorer {
   }
 
   // -------------------------------------------------------------------------- showing
+  /** All of the choice, and of the photograph what another explorer's network may be here to say. */
   async #show() {
     const turn = ++this.#turn;
+    if (this.network && !this.seen) {
+      if ((await this.looking()) || turn !== this.#turn) return; // it is shown
+    }
+    try {
+      await this.#draw(turn);
+    } catch (problem) {
+      if (turn === this.#turn) throw problem; // what was overtaken is nobody's concern
+    }
+  }
+
+  /** @param {number} turn */
+  async #draw(turn) {
     const { path, feature } = this.choice;
     this.busy(true);
     this.#drawControls();
     if (this.seen) this.#drawStrongest();
+    this.check(this.choice);
     const nine = await this.gallery.nine(path, feature);
     if (turn !== this.#turn) return;
-    const { words, gallery: { about } } = this.state;
+    const { words, style, gallery: { about } } = this.state;
     const told = nine.hits.map(toldOf(words));
     const labels = nine.hits.map((hit) => (hit ? nameOf(hit) : ""));
-    drawNine(this.find('[data-nine="projections"]', HTMLElement), nine.projections, told, labels);
+    drawNine(this.find('[data-nine="projections"]', HTMLElement), nine.projections, told, labels, style);
     const patches = this.root.querySelector('[data-nine="patches"]');
-    if (patches instanceof HTMLElement) drawNine(patches, nine.patches, told, labels);
+    if (patches instanceof HTMLElement) drawNine(patches, nine.patches, told, labels, style);
     const most = nine.hits[0];
     const frequent = named(nine.hits, words).join(", ");
     this.find(".zf-says", HTMLElement).textContent = fill(most ? words.features : words.dead, {
@@ -124,21 +139,21 @@ class FeatureExplorer extends Explorer {
   async #showCrops(turn) {
     const { path, feature } = this.choice;
     if (!this.crops) return;
-    const card = this.network ? { ...this.network.card, mean: this.network.mean } : { ...this.state.card, mean: undefined };
+    const { network } = this; // which may arrive while the crops are cut
+    const card = network ? { ...network.card, mean: network.mean } : { ...this.state.card, mean: undefined };
     const crops = await this.crops.nine(path, feature, card);
     if (turn !== this.#turn) return;
-    const { words } = this.state;
+    const { words, style } = this.state;
     const told = crops.map(({ title, value }, n) => fill(words.crop, { rank: n + 1, title, value: digits(value) }));
     const titles = crops.map(({ title }) => title);
-    drawNine(this.find('[data-nine="crops"]', HTMLElement), crops.map(({ square, field }) => canvasFrom(cut(square, field))), told, titles);
-    const network = this.network;
+    drawNine(this.find('[data-nine="crops"]', HTMLElement), crops.map(({ square, field }) => canvasFrom(cut(square, field))), told, titles, style);
     const list = this.find('[data-nine="cropProjections"]', HTMLElement);
-    if (!network) return drawNine(list, [], [], []);
+    if (!network) return drawNine(list, [], [], [], style);
     const projected = await Promise.all(crops.map(({ input: picture, position }, n) => network.project(
       { layer: path, picture, channel: feature, position, rule: network.manifest.rules.indexOf("deconvnet") }, { lane: `${this.lane} crop ${n}` },
     )));
     if (turn !== this.#turn) return;
-    drawNine(list, projected.map((projection, n) => projection && canvasFrom(cut(stretch(projection, card.input_size), crops[n].field)) || undefined), told, titles);
+    drawNine(list, projected.map((projection, n) => projection && canvasFrom(cut(stretch(projection, card.input_size), crops[n].field)) || undefined), told, titles, style);
   }
 
   #drawControls() {
@@ -167,17 +182,12 @@ class FeatureExplorer extends Explorer {
     const strongest = this.#strongestShown();
     const layer = this.layerName(path);
     this.find(".zf-layer > span", HTMLElement).textContent = layer;
-    const cells = Array.from(this.root.querySelectorAll(".zf-cell"));
-    const stop = Math.max(0, strongest.slice(0, cells.length).findIndex(([feature]) => feature === this.choice.feature));
-    cells.forEach((cell, n) => {
-      if (!(cell instanceof HTMLElement)) return;
+    this.cells().forEach((cell, n) => {
       cell.hidden = n >= strongest.length;
       if (cell.hidden) return;
       const [feature, value] = strongest[n];
       const { map, width } = this.map(path, feature);
       Object.assign(cell.dataset, { path, feature: `${feature}` });
-      cell.setAttribute("aria-checked", `${feature === this.choice.feature}`);
-      cell.tabIndex = n === stop ? 0 : -1;
       this.paint(cell, colourMap(map, width, this.colours), fill(this.state.words.cell, { layer, feature, value: digits(value) }));
     });
   }
@@ -191,12 +201,10 @@ class FeatureExplorer extends Explorer {
   /** @override @param {HTMLElement} button @param {[number, number]} step */
   arrow(button, step) {
     if (!button.classList.contains("zf-cell")) return false;
-    const cells = Array.from(this.root.querySelectorAll(".zf-cell")).filter((cell) => cell instanceof HTMLElement && !cell.hidden && cell.offsetParent);
+    const cells = this.cells().filter((cell) => cell.offsetParent);
     const cell = cells[clamp(cells.indexOf(button) + step[0] + step[1], 0, cells.length - 1)];
-    if (cell instanceof HTMLElement) {
-      cell.focus();
-      cell.click();
-    }
+    cell.focus();
+    cell.click();
     return true;
   }
 

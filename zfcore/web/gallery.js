@@ -18,7 +18,11 @@ async function imageFrom(bytes) {
 }
 
 /** The files of an asset. @param {string} name */
-const filesOf = async (name) => unpack(await pieces(name, () => {}));
+async function filesOf(name) {
+  const lacks = missing();
+  if (lacks) throw new Error(lacks);
+  return unpack(await pieces(name, () => {}));
+}
 
 /** @param {Uint8Array | undefined} bytes */
 const jsonOf = (bytes) => JSON.parse(new TextDecoder().decode(bytes));
@@ -57,6 +61,7 @@ class Gallery {
 
   /** The hits of a feature with their pictures. @param {string} path @param {number} feature @returns {Promise<Nine>} */
   async nine(path, feature) {
+    insistOnPixels();
     const { hits, projections, patches } = await this.sprites(path);
     const row = this.walls.get(path)?.features.indexOf(feature) ?? -1;
     if (row < 0) throw new Error(`this gallery does not show feature ${feature}`);
@@ -83,6 +88,7 @@ class Crops {
   /** The strongest crops of a feature, each as the network takes it.
    *  @param {string} path @param {number} feature @param {Card & {mean: Float32Array | undefined}} card @returns {Promise<Crop[]>} */
   async nine(path, feature, card) {
+    insistOnPixels();
     if (!this.#found) {
       this.#found = filesOf(this.asset).then((files) => ({ files, ...jsonOf(files.get("crops.json")) }));
       this.#found.catch(() => (this.#found = undefined)); // so that another click tries again
@@ -103,15 +109,17 @@ class Crops {
   }
 }
 
-/** Show pictures in a list that Python wrote, each with its words. @param {HTMLElement} list
- *  @param {(HTMLCanvasElement | undefined)[]} pictures @param {string[]} words @param {string[]} labels */
-function drawNine(list, pictures, words, labels) {
+/** Show pictures in a list that Python wrote, each with its words; small ones with their cells kept. @param {HTMLElement} list
+ *  @param {(HTMLCanvasElement | undefined)[]} pictures @param {string[]} words @param {string[]} labels
+ *  @param {{crispBelow: number}} style */
+function drawNine(list, pictures, words, labels, { crispBelow }) {
   Array.from(list.children).forEach((item, n) => {
     const image = find(item, "img", HTMLImageElement);
     const picture = words[n] ? pictures[n] : undefined;
     item.toggleAttribute("hidden", !picture);
     if (!picture) return;
     [image.src, image.alt, image.title] = [picture.toDataURL(), words[n], words[n]];
+    image.classList.toggle("zf-crisp", Math.max(picture.width, picture.height) < crispBelow);
     const caption = item.querySelector("span");
     if (caption) caption.textContent = labels[n];
   });

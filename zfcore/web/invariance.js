@@ -27,10 +27,10 @@ class InvarianceExplorer extends Explorer {
     return this.#ask(keep ? {} : { target: this.target(softmax(this.sight().values.logits.data)) });
   }
 
-  /** Move the photograph, and ask the network. @param {Partial<Move>} change */
+  /** Move the photograph, and ask the network. @param {Partial<Move>} change @returns {Promise<void>} */
   async #ask(change) {
     const move = (this.move = { ...this.move, ...change });
-    if (!this.seen) return this.look(this.shown, true);
+    if (!this.seen) return this.onceSeen(() => this.#ask(change)); // again: the photograph brings a class of its own
     const { seen } = this;
     const { shift, scale, rotation } = move;
     const network = /** @type {Network} */ (this.network);

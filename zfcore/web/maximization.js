@@ -10,8 +10,9 @@
 /** @typedef {{path: string, before: string, channel: number, position: string}} Target `before` is the layer that a
  *             ReLU rectifies; `position` is "map" or "middle" */
 /** @typedef {"l2" | "tv" | "jitter" | "turn" | "frequency"} Switch */
-/** @typedef {State & {start: {photograph: string, path: string, feature: number, target: number, position: string, seed: number, steps: number},
+/** @typedef {State & {start: {photograph: string, path: string, feature: number, target: number, position: string, seed: number, pixels: string | null, steps: number},
  *             recipe: Recipe, befores: Record<string, string>, result: string | null, most: number}} MaximizationState
+ *             `start.pixels` is the Python of the photograph that Lab's ascent began at, if it did;
  *             `result` is Python's name of the layer that the page calls logits, if it offers classes */
 
 const STILL = { down: 0, right: 0, scale: 1, rotation: 0 };
@@ -153,6 +154,8 @@ function noisePicture(random, side, { contrast, frequency }) {
 class MaximizationExplorer extends Explorer {
   /** @type {Float32Array | undefined} */
   #picture;
+  /** @type {string | null} */
+  #pixels; // the Python of the photograph that it started from, or null: it was noise
   /** @type {number[]} what it answered before each step */
   #history = [];
   #turn = 0; // of ascents: a later one, or none, overtakes an earlier one
@@ -161,11 +164,12 @@ class MaximizationExplorer extends Explorer {
   /** @param {HTMLElement} root */
   constructor(root) {
     super(root);
-    const { path, feature, target, position, seed } = this.state.start;
+    const { path, feature, target, position, seed, pixels } = this.state.start;
     this.choice = { path, feature, target, position };
     /** @type {Record<Switch, boolean>} */
     this.on = { l2: true, tv: true, jitter: true, turn: true, frequency: true };
     this.seed = seed;
+    this.#pixels = pixels;
     Object.assign(this.acts, {
       load: () => this.#climb(),
       climb: () => (this.#climbing() ? this.#pause() : this.#climb()),
@@ -185,7 +189,8 @@ class MaximizationExplorer extends Explorer {
       this.find(".zf-credit", HTMLElement).textContent = ""; // nothing of the photograph is shown yet
       return this.busy(false);
     }
-    this.#from(/** @type {Network} */ (this.network), this.sight().input);
+    const { input, photograph } = this.sight();
+    this.#from(/** @type {Network} */ (this.network), input, photograph.python);
     return this.#climb();
   }
 
@@ -212,9 +217,11 @@ class MaximizationExplorer extends Explorer {
     return jitter || scale > 1 || rotation ? { down, right, scale: scale ** c, rotation: rotation * d } : STILL;
   }
 
-  /** Start an ascent, of which nothing can be told yet. @param {Network} network @param {Float32Array} picture */
-  #from(network, picture) {
+  /** Start an ascent, of which nothing can be told yet.
+   *  @param {Network} network @param {Float32Array} picture @param {string | null} pixels */
+  #from(network, picture, pixels = null) {
     this.#stop();
+    this.#pixels = pixels;
     this.#random = uniform(this.seed);
     this.#picture = picture;
     this.#paint("start", picture, network);
@@ -344,8 +351,9 @@ class MaximizationExplorer extends Explorer {
     const { path, feature, target, position } = this.choice;
     const { l2, tv, jitter, scale, rotation, frequency } = this.#recipe();
     const channel = path === "logits" ? target : feature;
+    const start = this.#pixels === null ? "None" : fill(this.state.words.python_photograph, { pixels: this.#pixels });
     const steps = Math.max(1, this.#picture ? this.#history.length : this.state.start.steps);
-    return { path: path === "logits" ? this.state.result : path, channel, position, steps, seed: this.seed, l2, tv, jitter, scale, rotation, frequency };
+    return { path: path === "logits" ? this.state.result : path, channel, position, start, steps, seed: this.seed, l2, tv, jitter, scale, rotation, frequency };
   }
 }
 

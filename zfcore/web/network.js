@@ -5,10 +5,10 @@
  */
 
 /** @typedef {{id: number, call: string, argument: unknown, lane: string, resolve: (result: any) => void,
- *             reject: (problem: Error) => void, report: (part: any) => void}} Task */
+ *             reject: (problem: Error) => void}} Task */
 /** @typedef {{input_size: number, rules: string[], layers: {name: string, kind: string, shape: number[],
  *             geometry: null | {receptive_field: number[], stride: number[], offset: number[]}}[]}} Manifest */
-/** @typedef {{lane?: string, report?: (part: any) => void}} Wish */
+/** @typedef {{lane?: string}} Wish */
 
 class Network {
   /** @type {Map<string, Promise<Network>>} */
@@ -73,7 +73,7 @@ class Network {
   }
 
   /** @param {string} call @param {unknown} argument @param {Wish} wish @returns {Promise<any>} */
-  ask(call, argument, { lane = "", report = () => {} } = {}) {
+  ask(call, argument, { lane = "" } = {}) {
     return new Promise((resolve, reject) => {
       if (lane) {
         const overtaken = this.#waiting.filter((request) => request.lane === lane);
@@ -81,7 +81,7 @@ class Network {
         for (const request of overtaken) request.resolve(null);
         if (this.#running?.lane === lane) this.#worker.postMessage({ cancel: this.#running.id });
       }
-      this.#waiting.push({ id: ++this.#last, call, argument, lane, resolve, reject, report });
+      this.#waiting.push({ id: ++this.#last, call, argument, lane, resolve, reject });
       this.#next();
     });
   }
@@ -95,11 +95,10 @@ class Network {
     }
   }
 
-  /** @param {{id: number, result?: unknown, problem?: string, part?: unknown}} message */
-  #answered({ id, result, problem, part }) {
+  /** @param {{id: number, result?: unknown, problem?: string}} message */
+  #answered({ id, result, problem }) {
     const request = this.#running;
     if (request?.id !== id) return;
-    if (part !== undefined) return request.report(part);
     this.#running = undefined;
     if (problem === undefined) request.resolve(result);
     else request.reject(new Error(problem));

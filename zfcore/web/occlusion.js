@@ -51,7 +51,7 @@ class OcclusionExplorer extends Explorer {
     stage.addEventListener("pointerdown", (event) => {
       stage.setPointerCapture(event.pointerId);
       if (this.seen) follow(event);
-      else void this.look(this.shown, true);
+      else void this.looking();
     });
     stage.addEventListener("pointermove", follow);
     for (const map of this.root.querySelectorAll('[data-do="place"]')) {
@@ -76,7 +76,6 @@ class OcclusionExplorer extends Explorer {
     this.#whole = { probabilities: softmax(values.logits.data), sum: sums[this.#channel] };
     this.drawPhotograph();
     if (!keep) this.square.target = this.target(this.#whole.probabilities);
-    this.#drawControls();
     if (!keep) this.#forget(); // else the page came with maps of this photograph and this square
     this.#move({});
   }
@@ -106,13 +105,14 @@ class OcclusionExplorer extends Explorer {
   #move(change) {
     const turn = ++this.#moves;
     Object.assign(this.square, change);
-    if (!this.seen) return void this.look(this.shown, true);
+    if (!this.seen) return void this.onceSeen(() => this.#move(change)); // again: the photograph brings a class of its own
     const { side, rows } = this.#grid();
     const { size } = this.square;
     this.square.top = clamp(this.square.top, 0, side - size);
     this.square.left = clamp(this.square.left, 0, side - size);
     const { top, left } = this.square;
     this.#filling();
+    this.#drawControls();
     this.#drawSquare();
     const { stride } = this.state;
     const known = top % stride === 0 && left % stride === 0 ? this.#scanned[(top / stride) * rows + left / stride] : undefined;
@@ -266,7 +266,7 @@ class OcclusionExplorer extends Explorer {
     labels.forEach((label, n) => pixels.set(rgb(palette[frequent.indexOf(label)] ?? "#808080"), 3 * n));
     this.paint(this.panel("label"), { width: rows, height: rows, pixels }, words.labelMap);
     this.find(".zf-legend", HTMLElement).replaceChildren(...frequent.map((label, n) => {
-      const item = element("li", `${this.label(label)} ${Math.round((100 * counted.get(label)) / known.length)} %`);
+      const item = element("li", `${this.label(label)} ${percent(counted.get(label) / known.length)}`);
       const chip = element("i", "");
       chip.style.background = palette[n];
       item.prepend(chip);

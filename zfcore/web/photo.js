@@ -23,12 +23,6 @@ class PhotoExplorer extends Explorer {
     });
   }
 
-  /** @override */
-  wire() {
-    super.wire();
-    addEventListener("resize", () => this.#rove());
-  }
-
   /** @override @param {boolean} keep */
   looked(keep) {
     const { values } = this.sight();
@@ -60,16 +54,17 @@ class PhotoExplorer extends Explorer {
 
   // -------------------------------------------------------------------------- choosing
   /** Change the choice. Another layer begins at its strongest feature, another feature at its strongest unit.
-   *  @param {{path?: string, feature?: number, unit?: [number, number]}} change */
+   *  @param {{path?: string, feature?: number, row?: number, column?: number}} change */
   #choose(change) {
-    if (!this.seen) return void this.look(this.shown, true).then(() => this.seen && this.#choose(change));
+    if (!this.seen) return void this.onceSeen(() => this.#choose(change));
     const path = change.path ?? this.choice.path;
     const features = this.seen.values[path].dims[1];
     const feature = change.feature ?? (change.path ? this.strongest(path)[0][0] : this.choice.feature);
     const chosen = clamp(feature, 0, features - 1);
     const anew = change.path !== undefined || change.feature !== undefined;
     const { height, width } = this.map(path, chosen);
-    const [y, x] = change.unit ?? (anew ? this.#strongestUnit(path, chosen) : this.choice.unit);
+    const [row, column] = anew ? this.#strongestUnit(path, chosen) : this.choice.unit;
+    const [y, x] = [change.row ?? row, change.column ?? column];
     this.choice = { path, feature: chosen, unit: [clamp(y, 0, height - 1), clamp(x, 0, width - 1)] };
     this.#projections.clear();
     this.#drawChoice();
@@ -113,9 +108,9 @@ class PhotoExplorer extends Explorer {
     }
   }
 
-  /** @param {string} path @returns {HTMLElement[]} */
+  /** @param {string} path */
   #cells(path) {
-    return Array.from(this.root.querySelectorAll(".zf-cell")).flatMap((cell) => (cell instanceof HTMLElement && cell.dataset.path === path ? [cell] : []));
+    return this.cells().filter(({ dataset }) => dataset.path === path);
   }
 
   /** All of a choice that needs no projection. */
@@ -126,12 +121,7 @@ class PhotoExplorer extends Explorer {
     const field = this.#field(this.choice);
     const layer = this.layerName(path);
     const value = map[y * width + x];
-    for (const { path: other } of state.layers) {
-      const cells = this.#cells(other);
-      const chosen = cells.find((cell) => other === path && cell.dataset.feature === `${feature}`);
-      cells.forEach((cell) => cell.setAttribute("aria-checked", `${cell === chosen}`));
-    }
-    this.#rove();
+    this.check(this.choice);
     const words = fill(state.words.map, { layer, feature });
     this.paint(this.panel("map"), colourMap(map, width, this.colours), words);
     find(this.panel("map"), "figcaption span", HTMLElement).textContent = words;
@@ -147,7 +137,7 @@ class PhotoExplorer extends Explorer {
       input.max = `${most}`;
       if (document.activeElement !== input || input.value !== "") input.value = `${number}`;
     }
-    this.find(".zf-says", HTMLElement).textContent = fill(value > 0 ? state.words.says : state.words.silent, {
+    this.find(".zf-says", HTMLElement).textContent = fill(value === 0 ? state.words.silent : state.words.says, {
       title: photograph.title, layer, feature, value: digits(value), row: y, column: x, rows: height, columns: width,
       height: field.bottom - field.top, width: field.right - field.left, side: square.width,
     });
@@ -164,7 +154,7 @@ class PhotoExplorer extends Explorer {
 
   /** What the feature looks for anywhere, and what the strongest features of its layer are called. */
   async #drawLooks() {
-    const { choice, gallery, state: { words } } = this;
+    const { choice, gallery, state: { words, style } } = this;
     const { path, feature } = choice;
     if (!gallery) return;
     const looks = this.find(".zf-looks", HTMLElement);
@@ -176,7 +166,7 @@ class PhotoExplorer extends Explorer {
     const nine = nines.get(feature);
     if (nine) {
       find(looks, "p", HTMLElement).textContent = fill(words.looks, { feature, n: gallery.about.n?.toLocaleString("en") ?? "" });
-      drawNine(find(looks, "ol", HTMLElement), nine.projections, nine.hits.map(toldOf(words)), nine.hits.map((/** @type {Hit | null} */ hit) => (hit ? nameOf(hit) : "")));
+      drawNine(find(looks, "ol", HTMLElement), nine.projections, nine.hits.map(toldOf(words)), nine.hits.map((/** @type {Hit | null} */ hit) => (hit ? nameOf(hit) : "")), style);
     }
     this.root.querySelectorAll(".zf-named button").forEach((button, n) => {
       if (!(button instanceof HTMLElement)) return;
@@ -186,21 +176,10 @@ class PhotoExplorer extends Explorer {
     });
   }
 
-  /** One tab stop for all small maps in sight, of which a phone has fewer: the chosen one, else the first. */
-  #rove() {
-    const cells = this.state.layers.flatMap(({ path }) => this.#cells(path));
-    const seen = cells.filter((cell) => cell.offsetParent);
-    const stop = seen.find((cell) => cell.getAttribute("aria-checked") === "true") ?? seen[0];
-    cells.forEach((cell) => (cell.tabIndex = cell === stop ? 0 : -1));
-  }
-
   // -------------------------------------------------------------------------- the reader's hands
   /** @override @param {HTMLInputElement | HTMLSelectElement} control */
   changed({ dataset: { choice }, value }) {
-    const number = Math.round(Number(value));
-    const { unit: [y, x] } = this.choice;
-    if (choice === "feature") this.#choose({ feature: number });
-    else this.#choose({ unit: choice === "row" ? [number, x] : [y, number] });
+    this.#choose({ [choice ?? ""]: Math.round(Number(value)) });
   }
 
   /** A click on the map chooses the unit there; a click without a place is the keyboard's. @param {HTMLElement} stage @param {MouseEvent} event */
@@ -209,15 +188,17 @@ class PhotoExplorer extends Explorer {
     if (!(await this.looking()) || event.detail === 0) return;
     const { height, width } = this.map(this.choice.path, this.choice.feature);
     const longest = Math.max(height, width);
-    const [y, x] = [height, width].map((count, axis) => Math.floor(at[axis] * longest - (longest - count) / 2));
-    this.#choose({ unit: [y, x] });
+    const [row, column] = [height, width].map((count, axis) => Math.floor(at[axis] * longest - (longest - count) / 2));
+    this.#choose({ row, column });
   }
 
   /** @override @param {HTMLElement} button @param {[number, number]} step */
   arrow(button, step) {
     if (button.dataset.do === "unit") {
-      const { unit: [y, x] } = this.choice;
-      this.#choose({ unit: [y + step[0], x + step[1]] });
+      void this.onceSeen(() => {
+        const { unit: [y, x] } = this.choice;
+        this.#choose({ row: y + step[0], column: x + step[1] });
+      });
       return true;
     }
     const rows = this.state.layers.map(({ path }) => this.#cells(path).filter((cell) => cell.offsetParent));

@@ -113,7 +113,7 @@ function insistOnPixels() {
   context.fillStyle = "white";
   context.fillRect(0, 0, 1, 1);
   if (context.getImageData(0, 0, 1, 1).data.some((value) => value !== 255)) {
-    throw new Error("this browser hides the pixels of pictures from pages (a privacy setting), so the network cannot see them");
+    throw new Error("this browser hides the pixels of pictures from pages (a privacy setting), so they can be neither cut out nor shown to the network");
   }
 }
 

@@ -88,8 +88,8 @@ function networkWorker() {
     project,
 
     /** The occluder at some places, or at every whole one, row by row: logits, and the sum of one feature map.
-     *  @param {Scan} _ @param {number} id @param {(part: unknown) => void} report */
-    async occlude({ picture, size: [high, wide], stride = 1, corners, fill, layer, channel = 0, batch: most = 16 }, id, report) {
+     *  @param {Scan} _ @param {number} id */
+    async occlude({ picture, size: [high, wide], stride = 1, corners, fill, layer, channel = 0, batch: most = 16 }, id) {
       const side = manifest.input_size;
       const rows = Math.floor((side - high) / stride) + 1;
       const columns = Math.floor((side - wide) / stride) + 1;
@@ -124,7 +124,6 @@ function networkWorker() {
           }
         }
         if (!(await wanted(id))) return null;
-        report({ done: first + count, of: places.length });
       }
       return { rows, columns, logits, sums };
     },
@@ -134,7 +133,7 @@ function networkWorker() {
     if (cancel) return void cancelled.add(cancel);
     try {
       const answer = /** @type {any} */ (answers)[call];
-      const result = await answer(argument, id, (/** @type {unknown} */ part) => scope.postMessage({ id, part }));
+      const result = await answer(argument, id);
       scope.postMessage({ id, result });
     } catch (problem) {
       scope.postMessage({ id, problem: problem instanceof Error ? problem.message : String(problem) });
