@@ -86,6 +86,18 @@ def test_missing_public_weights_are_an_error_that_says_how_to_get_them(monkeypat
         open_book(scale="imagenet")
 
 
+@pytest.mark.parametrize("seed", ["abc", -1, 1.5])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(ValueError, match="a seed is a whole number from 0"):
+        open_book(seed=seed)
+
+
+def test_a_file_is_no_folder_for_figures(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ValueError, match="out is a folder"):
+        open_book(out=tmp_path / "file")
+
+
 def test_the_seed_decides_what_follows():
     draws = [(open_book(seed=seed), torch.rand(1).item())[1] for seed in (3, 3, 4)]
     assert draws[0] == draws[1] != draws[2]

@@ -443,6 +443,55 @@ def test_a_rehearsal_does_not_begin_in_the_books_ledger(command, words, tmp_path
     assert words in " ".join(refused.output.replace("│", " ").split())
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("claims", "--verdict", "nonsense"), "no claim is so; verdicts: "),
+        (("claims", "--results", "nowhere"), "no folder nowhere of a ledger"),
+        (("reproduce", "table9", "--data", "patches"), "known: fig4, fig5, fig7, table1"),
+        (("top", "--layer", "layer 1", "--feature", 0, "--out", "top", "--data", "nope"), "nor photographs"),
+        (("project", "a.png", "--layer", "layer 1", "--feature", 0, "--out", "file"), "is a file"),
+        (("transfer", ".", "--out", "."), "is a directory"),
+        (
+            ("train", "zfnet-64", "--data", "patches", "--out", "runs", "--rate", "nan"),
+            "rate is a number above 0",
+        ),
+        (("train", "zfnet-64", "--data", "patches", "--out", "runs", "--width", -1), "width multiplies"),
+        (("train", "zfnet-64", "--data", "patches", "--out", "file"), "is a file"),
+        (("occlude", "a.png", "--fill", "nan", "--out", "o"), "a finite number; got nan"),
+    ],
+    ids=lambda given: " ".join(map(str, given)) if isinstance(given, tuple) else "",
+)
+def test_what_cannot_be_done_is_told_before_the_work(command, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    refused = shell(*command)
+    assert refused.exit_code != 0
+    said = refused.output + str(refused.exception)
+    assert words in " ".join(said.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.safetensors", b"", "a.safetensors holds no state_dict"),
+        ("a.pt", b"text", "a.pt holds no state_dict"),
+        ("card.json", b"", "card.json is no JSON"),
+        ("card.json", b"[1]", "card.json holds no card"),
+    ],
+)
+def test_a_page_of_damaged_files_names_them(name, content, words, tmp_path):
+    pictures(tmp_path, photos=1)
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "net.py").write_text("from torch import nn\n\n\ndef make():\n    return nn.Sequential()\n")
+    option = "--card" if name == "card.json" else "--weights"
+    asked = ("--pictures", tmp_path / "photos", "--out", tmp_path / "page.html")
+    refused = shell("page", f"{tmp_path / 'net.py'}:make", *asked, option, tmp_path / name)
+    assert isinstance(refused.exception, ValueError)
+    assert words in str(refused.exception)
+
+
 def test_the_climb_has_the_size_the_step_and_the_noise_that_are_asked_for(weights, tmp_path):
     asked = ("--size", 40, "--step", 0.3, "--seed", 7, "--iterations", 2)
     result = shell("maximize", "layer 1", 1, "--weights", weights, *asked, "--out", tmp_path)

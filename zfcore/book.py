@@ -279,12 +279,17 @@ def open_book(
     Raises
     ------
     ValueError
-        Unknown scale or device; the message lists what there is.
+        Unknown scale or device (the message lists what there is), a seed that is no whole number from 0, or a
+        file in place of the folder ``out``.
     FileNotFoundError
         The weights or the data of the scale are not on this machine; the message says how to get them.
     """
     if scale not in SCALES:
         raise ValueError(f"unknown scale {scale!r}; known: {', '.join(SCALES)}")
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"a seed is a whole number from 0 to 2³² − 1; got {seed!r}")
+    if out is not None and Path(out).expanduser().is_file():
+        raise ValueError(f"out is a folder; {str(out)!r} is a file")
     device = _device(device)
     model, card = (public if scale == "imagenet" else load)(SCALES[scale].weights)
     pictures = tiny_imagenet("val") if scale == "tiny" else None

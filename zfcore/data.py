@@ -585,6 +585,11 @@ def tiny_imagenet(split: str, root: str | os.PathLike | None = None) -> Labelled
     else:
         rows = [line.split("\t") for line in (base / "val" / "val_annotations.txt").read_text().splitlines()]
         files = [base / "val" / "images" / row[0] for row in rows]
+        if strange := [row for row in rows if len(row) < 2 or row[1] not in label_of]:
+            raise ValueError(
+                f"{base / 'val' / 'val_annotations.txt'} has a line {strange[0][:2]} of no class in "
+                "wnids.txt; see `zfcore data check tiny-imagenet`"
+            )
         labels = [label_of[row[1]] for row in rows]
     if not files:
         raise FileNotFoundError(f"{base} has no {split} pictures; run `zfcore data get tiny-imagenet`")

@@ -27,7 +27,7 @@ Example::
         build("zfnet-64"), images, "rotate", range(0, 360, 10), ["features.3", "classifier.4"]
     )
     distances["classifier.4"]           # (5, 36)
-    probabilities[:, :, 285]            # (5, 36): of class 285
+    probabilities[:, :, 185]            # (5, 36): of class 185
 """
 
 from __future__ import annotations

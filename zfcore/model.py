@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -392,10 +393,13 @@ def build(
     Raises
     ------
     ValueError
-        Unknown name (the message lists the known ones), or an input too small for the network.
+        Unknown name (the message lists the known ones), a width that is no number above 0, or an input too
+        small for the network.
     """
     if name not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {name!r}; known: {', '.join(ARCHITECTURES)}")
+    if not 0 < width < math.inf:
+        raise ValueError(f"width multiplies the numbers of maps and is above 0; got {width}")
     a = ARCHITECTURES[name]
     a = replace(
         a,
@@ -490,7 +494,8 @@ def load(name: str | os.PathLike) -> tuple[nn.Module, dict]:
         shipped = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))) or "none"
         missing = path if not path.exists() else card_path
         raise FileNotFoundError(
-            f"no weights {str(name)!r} ({missing} is missing); shipped with zfcore: {shipped}"
+            f"no weights {str(name)!r} ({missing} is missing); shipped with zfcore: {shipped}. Of others "
+            "give the path of the .safetensors file that has its card, a .json, beside it"
         )
     blob = path.read_bytes()
     try:
@@ -499,7 +504,8 @@ def load(name: str | os.PathLike) -> tuple[nn.Module, dict]:
             card[key] for key in ("sha256", "architecture", "num_classes", "input_size")
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{card_path} is not a weights card: {error}") from error
+        lacks = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{card_path} is not a weights card: {lacks}") from error
     if hashlib.sha256(blob).hexdigest() != digest:
         raise ValueError(
             f"{path} is not the file that {card_path.name} describes (sha256 differs); fetch both again"

@@ -275,6 +275,8 @@ def fill_picture(image: Tensor, fill: float | str | Tensor, size: Pair, seed: in
             return rows @ image @ columns.t()
         case str():
             raise ValueError(f"unknown fill {fill!r}; known: {', '.join(FILLS)}, a number, or a picture")
+    if not math.isfinite(fill):
+        raise ValueError(f"a square is filled with a finite number; got {fill}")
     return torch.full_like(image, fill)
 
 

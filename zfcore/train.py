@@ -57,6 +57,14 @@ from tqdm import tqdm
 from zfcore.data import Pictures, batches, centre_crop, crop_flip
 from zfcore.model import alone_in, initialize_, renormalize_filters_, write_atomically
 
+_POSITIVE = (lambda value: 0 < value < math.inf, "a number above 0")
+_SHARE = (lambda value: 0 <= value < 1, "from 0 to less than 1")
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    **dict.fromkeys(("batch_size", "rate", "scale", "radius", "clip"), _POSITIVE),
+    **dict.fromkeys(("momentum", "dropout", "average"), _SHARE),
+    "weight_decay": (lambda value: 0 <= value < math.inf, "0 or a number above it"),
+}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -78,6 +86,12 @@ class Recipe:
     clip: float | None = None  # largest gradient norm
     average: float | None = None  # decay of the weights' running mean, every 10 steps; less at the start
     epochs: int = 70  # §3
+
+    def __post_init__(self) -> None:
+        for name, (holds, words) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not holds(value):
+                raise ValueError(f"a recipe's {name} is {words}; got {value}")
 
     @property
     def alpha(self) -> float:

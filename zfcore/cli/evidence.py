@@ -86,7 +86,9 @@ def reproduce(
     device: DeviceOption = None,
     workers: Annotated[int, typer.Option(help="Processes that decode packed pictures.", min=0)] = 0,
     low_precision: Annotated[bool, typer.Option("--low-precision", help="Judge in bfloat16.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder of the trainings, which go on there.")] = Path("runs"),
+    out: Annotated[
+        Path, typer.Option(help="Folder of the trainings, which go on there.", file_okay=False, writable=True)
+    ] = Path("runs"),
     results: ResultsOption = None,
     overview: Annotated[bool, typer.Option("--list", help="Only say what is done and what remains.")] = False,
     weights: Annotated[
@@ -120,6 +122,9 @@ def reproduce(
     except ValueError:
         raise typer.BadParameter(f"{seeds!r} is not a list of seeds like 0,1,2") from None
     of_transfer = target in generalization.TARGETS
+    if not of_transfer and target not in reproducing.TARGETS:
+        known = ", ".join(sorted({*reproducing.TARGETS, *generalization.TARGETS}))
+        raise typer.BadParameter(f"unknown target {target!r}; known: {known}")
     idle = (*(OF_TRAININGS if of_transfer else OF_TRANSFER), *IDLE.get(target, ()))
     _refuse(context, target, idle)
     if of_transfer and row and "scratch" not in row:
@@ -267,7 +272,10 @@ def features(
     ] = None,
     seed: Annotated[int, typer.Option(help="Draws the maps.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the galleries; default: book/results/top9.")
+        Path | None,
+        typer.Option(
+            help="Folder of the galleries; default: book/results/top9.", file_okay=False, writable=True
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
@@ -312,12 +320,21 @@ def claims(
     from zfcore import ledger
     from zfcore.claims import count, read_claims
 
-    every = read_claims(results or ledger.RESULTS)
+    folder = results or ledger.RESULTS
+    if not folder.is_dir():
+        raise typer.BadParameter(f"there is no folder {folder} of a ledger (--results)")
+    every = read_claims(folder)
     shown = [
         claim
         for claim in every
         if claim.verdict.startswith(verdict or "") and section in (None, claim.section)
     ]
+    if not shown:
+        verdicts, sections = (
+            ", ".join(dict.fromkeys(of_each))
+            for of_each in ((claim.verdict for claim in every), (claim.section for claim in every))
+        )
+        raise typer.BadParameter(f"no claim is so; verdicts: {verdicts}; sections: {sections}")
     table = Table("", "", "claim", "here", "verdict", box=box.SIMPLE, show_lines=True, pad_edge=False)
     for claim in shown:
         numbers = "\n".join(": ".join(filter(None, (n.label, n.text))) for n in claim.numbers)

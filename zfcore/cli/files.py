@@ -56,14 +56,15 @@ def data_check(
 
 @data_app.command("pack")
 def data_pack(
-    name: Annotated[
-        str, typer.Argument(help="imagenet: any set in the layout train/<class>/, val/<class>/.")
-    ],
+    name: Annotated[str, typer.Argument(help="imagenet: any set in the layout train/CLASS/, val/CLASS/.")],
     source: Annotated[
         Path | None, typer.Option(help="Folder that holds train/ and val/; default: where the set lies.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the shards; default: <name>-256 in `ZFCORE_DATA`.")
+        Path | None,
+        typer.Option(
+            help="Folder for the shards; default: NAME-256 in `ZFCORE_DATA`.", file_okay=False, writable=True
+        ),
     ] = None,
     split: Annotated[list[str] | None, typer.Option(help="train or val; default: both.")] = None,
     workers: Annotated[int | None, typer.Option(help="Threads; default: one per core.", min=1)] = None,

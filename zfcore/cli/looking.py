@@ -19,7 +19,12 @@ def project(
     photo: Annotated[Path, typer.Argument(help="A picture file.")],
     layer: LayerName,
     feature: Annotated[int, typer.Option(help="Number of the feature map.", min=0)],
-    out: Annotated[Path, typer.Option(help="Folder for projection.png, .webp, project.png and .json.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for projection.png, .webp, project.png and .json.", file_okay=False, writable=True
+        ),
+    ],
     rule: Annotated[str, typer.Option(help="deconvnet, gradient or guided.")] = "deconvnet",
     unit: Annotated[
         tuple[int, int] | None, typer.Option(metavar="Y X", help="Default: the map's strongest.")
@@ -69,7 +74,12 @@ def top(
     data: DataOption,
     layer: LayerName,
     feature: Annotated[int, typer.Option(help="Number of the feature map.", min=0)],
-    out: Annotated[Path, typer.Option(help="Folder for top.json, projections and patches (.png, .webp).")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for top.json, projections and patches (.png, .webp).", file_okay=False, writable=True
+        ),
+    ],
     k: Annotated[int, typer.Option("--k", help="How many pictures.", min=1)] = 9,
     split: Annotated[str, typer.Option(help="Of a data set: train or val.")] = "val",
     weights: Annotated[str, typer.Option(help="Weights that ship, or a .safetensors file.")] = "zfnet-64",
@@ -117,7 +127,9 @@ def top(
 
 def occlude(
     photo: Annotated[Path, typer.Argument(help="A picture file.")],
-    out: Annotated[Path, typer.Option(help="Folder for occlusion.png, .svg and .json.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for occlusion.png, .svg and .json.", file_okay=False, writable=True)
+    ],
     weights: Annotated[str, typer.Option(help="Weights that ship, or a .safetensors file.")] = "zfnet-64",
     target: Annotated[
         str | None, typer.Option(help="Label, class id or index. Default: the most probable class.")
@@ -190,7 +202,9 @@ def maximize(
     channel: Annotated[
         list[str], typer.Argument(help="Numbers of feature maps or units; of the last layer also labels.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for maximize.png and .json.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for maximize.png and .json.", file_okay=False, writable=True)
+    ],
     recipe: Annotated[str, typer.Option(help="regularised, or plain: the algorithm alone.")] = "regularised",
     position: Annotated[
         str, typer.Option(metavar="map|middle|Y,X", help="The whole map's mean, or one unit.")

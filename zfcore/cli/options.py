@@ -119,6 +119,10 @@ def album_of(data: str, split: str) -> Album:
 
     if data == "photographs":
         return Crops(photographs())
+    if not (data in DATA_SETS or Path(data).exists()):
+        raise ValueError(
+            f"{data!r} is neither a folder of pictures, nor photographs, nor one of {', '.join(DATA_SETS)}"
+        )
     if data in DATA_SETS or not Path(data).is_dir():
         return Album(data_set(data, split))
     return Album({file.name: file for file in pictures_in(Path(data))})

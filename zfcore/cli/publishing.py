@@ -20,7 +20,10 @@ def book(
     scale: Annotated[str, typer.Option(help="Size of the evidence: embedded, tiny, imagenet.")] = "embedded",
     device: Annotated[str, typer.Option(help="Where the networks run: cpu, cuda, cuda:1, mps.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Whatever the chapters draw at random follows from it.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder for the chapters' figures and numbers.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the chapters' figures and numbers.", file_okay=False, writable=True),
+    ] = None,
     parameter: Annotated[
         list[str] | None,
         typer.Option("--parameter", "-p", help="Another parameter of the chapters, name=value."),
@@ -57,7 +60,7 @@ def page(
         typer.Argument(help="`MODEL.py:factory`, a function that gives it, or the name of shipped weights."),
     ],
     pictures: Annotated[Path, typer.Option(help="Folder with the pictures to begin with.")],
-    out: Annotated[Path, typer.Option(help="The HTML file to write.")],
+    out: Annotated[Path, typer.Option(help="The HTML file to write.", dir_okay=False, writable=True)],
     weights: Annotated[
         Path | None, typer.Option(help="The network's state_dict, .safetensors or what torch.save wrote.")
     ] = None,
@@ -79,8 +82,20 @@ def page(
 
     found = pictures_in(pictures)
     model, described = _network(network, weights)
-    described = json.loads(card.read_text("utf-8")) if card else described
+    described = _card(card) if card else described
     typer.echo(save_page(model, found, out, layer, described, features_only=features_only))
+
+
+def _card(path: Path) -> dict:
+    try:
+        card = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(card, dict):
+        raise ValueError(
+            f'{path} holds no card; give {{"input_size": 224, "resize": 256, "mean": …, "scale": …}}'
+        )
+    return card
 
 
 def _network(spec: str, weights: Path | None) -> tuple[nn.Module, dict | None]:
@@ -101,16 +116,32 @@ def _network(spec: str, weights: Path | None) -> tuple[nn.Module, dict | None]:
         known = ", ".join(sorted(name for name in names if callable(names[name]) and name[0] != "_"))
         raise ValueError(f"{file} has no function {factory!r}; it has: {known or 'none'}")
     model = names[factory]()
+    if not hasattr(model, "load_state_dict"):
+        raise ValueError(f"{spec} gives {type(model).__name__}, and no network; return an nn.Module")
     if weights:
-        import safetensors.torch
-        import torch
-
-        if weights.suffix == ".safetensors":
-            state = safetensors.torch.load_file(weights)
-        else:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
         try:
-            model.load_state_dict(state)
+            model.load_state_dict(_state(weights))
         except RuntimeError as error:
             raise ValueError(f"{weights} does not fit {spec}: {error}") from error
     return model.eval(), None
+
+
+def _state(weights: Path) -> dict:
+    """A network's tensors by name, read without running what a pickle would."""
+    import torch
+    from safetensors.torch import load_file
+
+    try:
+        if weights.suffix == ".safetensors":
+            return load_file(weights)
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a file of another kind breaks the reader wherever it happens to
+        state = error
+    if not isinstance(state, dict):
+        raise ValueError(
+            f"{weights} holds no state_dict ({type(state).__name__}); write one with "
+            "torch.save(network.state_dict(), FILE) or safetensors.torch.save_file"
+        )
+    return state

@@ -43,7 +43,14 @@ def _or_none(why: str) -> typer.models.OptionInfo:
 
 def train(
     architecture: Annotated[str, typer.Argument(help="A name of `zfcore.model.ARCHITECTURES`.")],
-    out: Annotated[Path, typer.Option(help="Folder for checkpoint, history, weights; a run goes on there.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for checkpoint, history, weights; a run goes on there.",
+            file_okay=False,
+            writable=True,
+        ),
+    ],
     data: Annotated[
         str, typer.Option(help="tiny-imagenet, imagenet (packed), patches, or the folder of a pack.")
     ] = "tiny-imagenet",
@@ -185,7 +192,7 @@ def train(
     if bool(start) != (given["initialization"] == "keep"):
         raise typer.BadParameter("--start WEIGHTS and --initialization keep need each other")
     changes = {
-        f.name: given[f.name] for f in fields(Recipe) if f.name != "name" and given[f.name] is not None
+        f.name: given[f.name] for f in fields(Recipe) if f.name != "name" and given.get(f.name) is not None
     }
     changes = {name: None if value == "none" else value for name, value in changes.items()}
     how = replace(RECIPES[recipe], **changes)
@@ -387,7 +394,12 @@ def evaluate(
     crops: Annotated[int | None, typer.Option(help="1 or 10 (§3). Default: both.")] = None,
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Judge them all together, too.")] = False,
     confusion: Annotated[
-        Path | None, typer.Option(help="CSV file for the counts of the last one: true class × taken class.")
+        Path | None,
+        typer.Option(
+            help="CSV file for the counts of the last one: true class × taken class.",
+            dir_okay=False,
+            writable=True,
+        ),
     ] = None,
     record: Annotated[str | None, typer.Option(help="Write the errors into this ledger.")] = None,
     results: ResultsOption = None,

@@ -23,7 +23,10 @@ def transfer(
     weights: Annotated[str, typer.Option(help="Weights that ship, or a .safetensors file.")] = "zfnet-64",
     layer: Annotated[str, typer.Option(help="`layer n`, or the name of a module.")] = "layer 5",
     head: Annotated[str, typer.Option(help="softmax or svm (§5.3).")] = "softmax",
-    out: Annotated[Path | None, typer.Option(help="CSV file for the test pictures' predictions.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="CSV file for the test pictures' predictions.", dir_okay=False, writable=True),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
     """Learn classes of your own on the features of a network, and say how well (§5.2).
@@ -98,7 +101,9 @@ def duplicates(
     a: Annotated[str, typer.Argument(help="A folder, searched with all its folders, or tiny-imagenet, …")],
     b: Annotated[str, typer.Argument(help="The same: caltech101, …")],
     threshold: Annotated[float, typer.Option(help="Least correlation, above 0 and at most 1.")] = 0.95,
-    out: Annotated[Path | None, typer.Option(help="CSV file for the pairs.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="CSV file for the pairs.", dir_okay=False, writable=True)
+    ] = None,
     record: Annotated[
         bool, typer.Option("--record", help="Write them into the ledger `duplicates`.")
     ] = False,
