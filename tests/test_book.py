@@ -13,7 +13,7 @@ from PIL import Image
 from zfcore import book as room
 from zfcore import model
 from zfcore.book import SCALES, open_book
-from zfcore.data import photographs
+from zfcore.data import photographs, to_input
 from zfcore.gallery import Gallery, GalleryError
 
 
@@ -90,6 +90,23 @@ def test_missing_public_weights_are_an_error_that_says_how_to_get_them(monkeypat
 def test_a_seed_is_a_whole_number(seed):
     with pytest.raises(ValueError, match="a seed is a whole number from 0"):
         open_book(seed=seed)
+
+
+def test_layers_go_by_the_papers_number_or_by_their_path():
+    book = open_book()
+    assert book.path_of("layer 5") == book.path_of("features.13") == "features.13"
+    with pytest.raises(ValueError, match=r"no layer 'layer 9'; there are layer 1, .*, or a module's path"):
+        book.path_of("layer 9")
+
+
+def test_a_photograph_has_the_class_it_shows_or_the_one_it_is_taken_for():
+    book = open_book()
+    book.card["classes"] = [book.photograph("coffee").wnid, "n0", "n1"][: len(book.card["labels"])]
+    assert book.class_of("coffee") == 0
+    x = to_input([book.photograph("astronaut")], book.card)
+    assert book.class_of("astronaut") == book.model(x).argmax()
+    with pytest.raises(ValueError, match="no photograph 'foo'; there are: astronaut, "):
+        book.photograph("foo")
 
 
 def test_a_file_is_no_folder_for_figures(tmp_path):

@@ -665,7 +665,7 @@ def test_the_shell_writes_pictures_and_numbers(photograph, tmp_path):
         (["--target", "tabbi"], "no class 'tabbi'; give a label (say, tabby"),
         (["--target", "200"], "an id, or 0 to 199"),
         (["--fill", "grey"], "unknown fill 'grey'; known: mean, blur, noise"),
-        (["--layer", "conv9"], "no layer 'conv9'; this network has: features.0, "),
+        (["--layer", "conv9"], "no layer 'conv9'; layer 1 (features.1), "),
         (["--size", "57"], "larger than the picture, 56×56"),
     ],
 )

@@ -39,6 +39,7 @@ from zfcore.fetch import public
 from zfcore.gallery import GALLERIES, Crops, Gallery, pass_file
 from zfcore.ledger import find
 from zfcore.model import load, write_atomically
+from zfcore.trace import trace
 from zfcore.view import Viewer
 
 
@@ -207,6 +208,27 @@ class Book:
         """The nine strongest crops of the photographs for every feature, no two of them overlapping."""
         viewer, crops = self.viewer(), Crops(self.photographs)
         return Gallery.of(viewer, crops, file=pass_file(viewer, crops, 9))
+
+    def photograph(self, name: str) -> Photograph:
+        """The photograph of that name; ``ValueError`` with the list of them where there is none."""
+        if name not in self.photographs:
+            raise ValueError(f"no photograph {name!r}; there are: {_listed(self.photographs)}")
+        return self.photographs[name]
+
+    def path_of(self, layer: str) -> str:
+        """The module's path of ``"layer n"``, or of a layer given by its path.
+
+        ``ValueError`` where it is neither one of the book's layers nor one of the network's.
+        """
+        path = self.layers.get(layer, layer)
+        if path not in trace(self.model).layers:
+            raise ValueError(f"no layer {layer!r}; there are {_listed(self.layers)}, or a module's path")
+        return path
+
+    def class_of(self, name: str) -> int:
+        """The index of a photograph's class, or the network's first guess where it knows no such class."""
+        viewer = self.viewer()
+        return viewer.cover(viewer.look(name, self.photograph(name))).target
 
     def beginning_with(self, photograph: str) -> dict[str, Photograph | np.ndarray]:
         """The photographs by name, the chosen one first: one of them, or the reader's own by its file.

@@ -155,7 +155,8 @@ class Transfer:
         """These, bool (N,); None where they are kept."""
         if self.duplicates == "kept":
             return None
-        return torch.tensor([file in set(self.dropped) for file in self.pictures.files])
+        dropped = set(self.dropped)
+        return torch.tensor([file in dropped for file in self.pictures.files])
 
     def labels(self, background: bool) -> Tensor:
         """The labels with −1 for the background, unless it is a class."""

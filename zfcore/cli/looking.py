@@ -159,7 +159,8 @@ def occlude(
 
     viewer, name = viewer_of(weights, device, layer)
     network, card = viewer.model, viewer.card
-    name, layer = (name, viewer.layers[name]) if layer else viewer.deepest
+    name = name or list(viewer.layers)[-1]
+    layer = viewer.layers[name]
     labels = _labels(card)
     image = to_input([photo], card)[0].to(device)
     chosen = int(network(image[None]).argmax()) if target is None else _class_index(target, card)
