@@ -94,9 +94,10 @@ def test_a_seed_is_a_whole_number(seed):
 
 def test_layers_go_by_the_papers_number_or_by_their_path():
     book = open_book()
-    assert book.path_of("layer 5") == book.path_of("features.13") == "features.13"
+    assert book.layer("layer 5") == book.layer("features.13") == ("layer 5", "features.13")
+    assert book.layer("features.12") == ("features.12", "features.12")
     with pytest.raises(ValueError, match=r"no layer 'layer 9'; there are layer 1, .*, or a module's path"):
-        book.path_of("layer 9")
+        book.layer("layer 9")
 
 
 def test_a_photograph_has_the_class_it_shows_or_the_one_it_is_taken_for():

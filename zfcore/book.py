@@ -215,15 +215,15 @@ class Book:
             raise ValueError(f"no photograph {name!r}; there are: {_listed(self.photographs)}")
         return self.photographs[name]
 
-    def path_of(self, layer: str) -> str:
-        """The module's path of ``"layer n"``, or of a layer given by its path.
+    def layer(self, given: str) -> tuple[str, str]:
+        """Name and module's path of a layer given by either, ``("layer 5", "features.13")``.
 
-        ``ValueError`` where it is neither one of the book's layers nor one of the network's.
+        A layer that the book has no name for goes by its path. ``ValueError`` where there is no such layer.
         """
-        path = self.layers.get(layer, layer)
+        path = self.layers.get(given, given)
         if path not in trace(self.model).layers:
-            raise ValueError(f"no layer {layer!r}; there are {_listed(self.layers)}, or a module's path")
-        return path
+            raise ValueError(f"no layer {given!r}; there are {_listed(self.layers)}, or a module's path")
+        return next((name for name, known in self.layers.items() if known == path), path), path
 
     def class_of(self, name: str) -> int:
         """The index of a photograph's class, or the network's first guess where it knows no such class."""
