@@ -210,6 +210,18 @@ DROP = """(root, [name, content]) => {
 }"""
 
 
+def stops_on_a_phone(page, explorer):
+    """Of each small map that Tab stops at on a phone, whether it is in sight; leaves the page wide again."""
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_timeout(200)
+    stops = explorer.evaluate(
+        "root => [...root.querySelectorAll('.zf-cell')]"
+        ".flatMap(cell => cell.tabIndex === 0 ? [cell.offsetParent !== null] : [])"
+    )
+    page.set_viewport_size({"width": 1000, "height": 1200})
+    return stops
+
+
 def drop(explorer, name, content):
     """Drop a file of this name and these bytes on an explorer."""
     explorer.evaluate(DROP, [name, base64.b64encode(content).decode()])

@@ -20,6 +20,7 @@ from browser import (
     fits_a_phone_and_breaks_no_rule,
     panels,
     saved_picture,
+    stops_on_a_phone,
     waiting,
     written,
 )
@@ -580,14 +581,7 @@ def test_on_a_phone_the_strongest_features_have_a_tab_stop_in_sight(opened, feat
     choose(features, "coffee")
     features.locator(".zf-cell:visible").last.click()
     drawn(features)
-    opened.set_viewport_size({"width": 390, "height": 844})
-    opened.wait_for_timeout(200)
-    stops = features.evaluate(
-        "root => [...root.querySelectorAll('.zf-cell')]"
-        ".flatMap(cell => cell.tabIndex === 0 ? [cell.offsetParent !== null] : [])"
-    )
-    opened.set_viewport_size({"width": 1000, "height": 1200})
-    assert stops == [True]
+    assert stops_on_a_phone(opened, features) == [True]
 
 
 def test_the_arrow_keys_go_from_one_strongest_feature_to_the_next(opened, features, viewer):

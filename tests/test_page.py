@@ -26,6 +26,7 @@ from browser import (
     panels,
     paste,
     saved_picture,
+    stops_on_a_phone,
     waiting,
     written,
 )
@@ -545,14 +546,7 @@ def test_on_a_phone_the_small_maps_have_a_tab_stop_in_sight(opened, explorer):
     choose(explorer, "chelsea")
     explorer.locator('.zf-cell[data-path="5"]').last.click()
     drawn(explorer)
-    opened.set_viewport_size({"width": 390, "height": 844})
-    opened.wait_for_timeout(200)
-    stops = explorer.evaluate(
-        "root => [...root.querySelectorAll('.zf-cell')]"
-        ".flatMap(cell => cell.tabIndex === 0 ? [cell.offsetParent !== null] : [])"
-    )
-    opened.set_viewport_size({"width": 1000, "height": 1200})
-    assert stops == [True]
+    assert stops_on_a_phone(opened, explorer) == [True]
 
 
 #: Count how often the page can do something else from the picture's decoding to its thumbnail.
