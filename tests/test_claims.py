@@ -421,9 +421,9 @@ NOTES = {
         "+0.00 (small turn), +0.00 (large turn).",
     ],
     11: [
-        "30 are jumps; the image changed in 50 % of all.",
+        "30 are jumps; the picture changed in 50 % of all.",
         "it changed is +0.98 (+0.93 to +1.03).",
-        ", of 12 each.",
+        " of the 12 steps of layers 1 to 5.",
     ],
     12: ["+0.00 (shift), +0.00 (scale), +0.00 (turn)."],
     13: ["0.95 for the shift, 0.95 for the scale;", "0.50 and 0.50."],
@@ -594,7 +594,7 @@ def test_the_pictures_that_stayed_are_counted_layer_by_layer(ledger):
     stays = [int((arrays[f"{name} images"][0] == arrays[f"{name} images"][1]).sum()) for name in FIVE]
     assert len(set(stays)) > 1
     *_, note = verdict(ledger, 11).notes
-    assert f"layers 1 to 5: {', '.join(map(str, stays))}, of 12 each." in note
+    assert f"stayed in {', '.join(map(str, stays))} of the 12 steps of layers 1 to 5." in note
 
 
 def test_a_jump_is_looked_for_within_each_layer(ledger):
@@ -613,7 +613,7 @@ def test_a_run_without_jumps_cannot_tell_what_a_jump_is(ledger):
     ledger.evolution([[0.5] * 2] * 2, (1, 2), 1.0, 1.0)
     assert (verdict(ledger, 11).verdict, verdict(ledger, 11).why) == (
         UNTESTABLE,
-        "no likeness in this run lies below 0.5: nothing has jumped",
+        "no cosine in this run lies below 0.5: nothing has jumped",
     )
 
 
@@ -960,4 +960,7 @@ def test_the_command_lists_the_claims_and_counts_the_verdicts(ledger):
     assert set(rows) == {claim.number for claim in every if claim.section == "§5.1"} > {24}
     assert told == f"{len(rows)} of 35 claims; {counts}"
     assert set(listed("--section", "§5.1", "--verdict", "reproduced")[0]) == {24}
-    assert listed("--section", "§5.9")[::2] == ({}, f"0 of 35 claims; {counts}")
+    assert listed("--verdict", "contradicted")[::2] == ({}, f"0 of 35 claims; {counts}")
+    refused = CliRunner().invoke(app, ["claims", "--results", str(ledger.folder), "--section", "§5.9"])
+    assert refused.exit_code == 2
+    assert "sections: §3, §4, " in refused.output

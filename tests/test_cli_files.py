@@ -454,7 +454,7 @@ def test_a_rehearsal_does_not_begin_in_the_books_ledger(command, words, tmp_path
         (("transfer", ".", "--out", "."), "is a directory"),
         (
             ("train", "zfnet-64", "--data", "patches", "--out", "runs", "--rate", "nan"),
-            "rate is a number above 0",
+            "rate is 0 or a number above it",
         ),
         (("train", "zfnet-64", "--data", "patches", "--out", "runs", "--width", -1), "width multiplies"),
         (("train", "zfnet-64", "--data", "patches", "--out", "file"), "is a file"),

@@ -319,22 +319,22 @@ def claims(
 
     from zfcore import ledger
     from zfcore.claims import count, read_claims
+    from zfcore.evidence import VERDICTS
 
     folder = results or ledger.RESULTS
     if not folder.is_dir():
         raise typer.BadParameter(f"there is no folder {folder} of a ledger (--results)")
     every = read_claims(folder)
+    sections = list(dict.fromkeys(claim.section for claim in every))
+    if not any(known.startswith(verdict or "") for known in VERDICTS) or section not in (None, *sections):
+        raise typer.BadParameter(
+            f"no claim is so; verdicts: {', '.join(VERDICTS)}; sections: {', '.join(sections)}"
+        )
     shown = [
         claim
         for claim in every
         if claim.verdict.startswith(verdict or "") and section in (None, claim.section)
     ]
-    if not shown:
-        verdicts, sections = (
-            ", ".join(dict.fromkeys(of_each))
-            for of_each in ((claim.verdict for claim in every), (claim.section for claim in every))
-        )
-        raise typer.BadParameter(f"no claim is so; verdicts: {verdicts}; sections: {sections}")
     table = Table("", "", "claim", "here", "verdict", box=box.SIMPLE, show_lines=True, pad_edge=False)
     for claim in shown:
         numbers = "\n".join(": ".join(filter(None, (n.label, n.text))) for n in claim.numbers)
