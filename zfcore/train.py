@@ -61,7 +61,7 @@ _POSITIVE = (lambda value: 0 < value < math.inf, "a number above 0")
 _SHARE = (lambda value: 0 <= value < 1, "from 0 to less than 1")
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(("batch_size", "scale", "radius", "clip"), _POSITIVE),
-    **dict.fromkeys(("momentum", "dropout", "average"), _SHARE),
+    **dict.fromkeys(("momentum", "average"), _SHARE),
     **dict.fromkeys(
         ("rate", "weight_decay"), (lambda value: 0 <= value < math.inf, "0 or a number above it")
     ),
