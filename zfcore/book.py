@@ -228,7 +228,8 @@ class Book:
     def class_of(self, name: str) -> int:
         """The index of a photograph's class, or the network's first guess where it knows no such class."""
         viewer = self.viewer()
-        return viewer.cover(viewer.look(name, self.photograph(name))).target
+        seen = viewer.look(name, self.photograph(name))
+        return viewer.target(seen, self.model(seen.input).softmax(1)[0].cpu().numpy())
 
     def beginning_with(self, photograph: str) -> dict[str, Photograph | np.ndarray]:
         """The photographs by name, the chosen one first: one of them, or the reader's own by its file.

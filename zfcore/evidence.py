@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from zfcore.ledger import RESULTS, LedgerError, find
+from zfcore.ledger import RESULTS, LedgerError, find, is_control
 from zfcore.model import ships
 
 REPRODUCED, CONTRADICTED = "reproduced", "contradicted"
@@ -184,7 +183,7 @@ def _of_the_network(ledger: str, entry: dict[str, Any]) -> bool:
     """Whether an entry is of the network that its row is about."""
     if ledger in TRAININGS:
         return True
-    if re.search("random|scratch", entry["row"]):  # its weights are its own; its layers must be the network's
+    if is_control(entry):  # its weights are its own; its layers must be the network's
         return all(entry["config"].get(key, value) == value for key, value in NETWORK.items())
     return entry["weights_sha256"] is None or ships(entry["weights_sha256"])
 

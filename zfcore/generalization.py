@@ -150,7 +150,7 @@ class Transfer:
             )
         return sorted(named)
 
-    @property
+    @cached_property
     def left_out(self) -> Tensor | None:
         """These, bool (N,); None where they are kept."""
         if self.duplicates == "kept":

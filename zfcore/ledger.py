@@ -28,6 +28,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -198,6 +199,11 @@ def find(
         if wanted.items() <= {key: entry[key] for key in wanted}.items()
         and all(key in entry["config"] and entry["config"][key] == value for key, value in config.items())
     ]
+
+
+def is_control(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry is what others are compared with: of random weights, or of a training from scratch."""
+    return re.search("random|scratch", entry["row"]) is not None
 
 
 def provenance(

@@ -16,14 +16,13 @@ Example::
 from __future__ import annotations
 
 import json
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from zfcore.ledger import find
+from zfcore.ledger import find, is_control
 from zfcore.protocols import Paired, paired
 
 #: The accuracies of Table 3 in %, on Caltech-101 at 15 and 30 training pictures per class, as printed.
@@ -138,7 +137,7 @@ def entries_of(target: str, data: str, weights_sha256: str, **config: Any) -> li
         entry
         for entry in found
         if entry["weights_sha256"] == weights_sha256
-        or (re.search("random|scratch", entry["row"]) and (not own or _layers(entry) in own))
+        or (is_control(entry) and (not own or _layers(entry) in own))
     ]
 
 

@@ -179,15 +179,15 @@ def sensitivity(
     from zfcore.sensitivity import occlusion_entries
 
     _refuse(context, what, IDLE.get(what, ()))
-    device = device_or_best(device)
-    if what in ("occlusion", "correspondence"):
-        _insist_on_room(what, load(weights)[1]["sha256"], pictures if what == "occlusion" else None, results)
-    if what == "occlusion":
-        entries = occlusion_entries(weights, pictures, size, stride, seed, device)
-    elif what == "correspondence":
-        entries = correspondence_entries(weights, draws, seed, device)
-    else:
+    if what not in ("occlusion", "correspondence"):
         raise typer.BadParameter(f"unknown analysis {what!r}; known: occlusion, correspondence")
+    device, sha256 = device_or_best(device), load(weights)[1]["sha256"]
+    if what == "occlusion":
+        _insist_on_room(what, sha256, pictures, results)
+        entries = occlusion_entries(weights, pictures, size, stride, seed, device)
+    else:
+        _insist_on_room(what, sha256, None, results)
+        entries = correspondence_entries(weights, draws, seed, device)
     for entry in entries:
         ledger.record(what, entry, results or ledger.RESULTS)
         typer.echo(f"{entry['row']}: {entry['n']} pictures in {entry['seconds']:.0f} s")
