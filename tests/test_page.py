@@ -276,12 +276,18 @@ def test_the_shell_tells_what_is_wrong(own_network):
     for wrong, words in (
         ({"network": "net.py:mak"}, "no function 'mak'; it has: conv, make"),
         ({"pictures": "none"}, "has no pictures"),
-        ({"out": "pictures"}, "is a folder"),
         ({"network": "gone.py:make"}, "No such file"),
     ):
         error = shell(own_network, card="card.json", **wrong).exception
         assert words in str(error)
         assert isinstance(error, ValueError | OSError)
+
+
+def test_a_folder_is_no_place_for_a_page(own_network):
+    refused = shell(own_network, out="pictures", card="card.json")
+    assert refused.exit_code == 2
+    assert "is a directory" in " ".join(refused.output.replace("│", " ").split())
+    assert sorted(file.name for file in (own_network / "pictures").iterdir())
 
 
 @pytest.mark.usefixtures("runtime")
