@@ -120,6 +120,56 @@ def test_it_learns_which_photograph_a_patch_is_from():
     assert last["top1"] < 60  # chance: 90 %
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"nesterov": False, "clip": None},
+        {"clip": 0.3, "radius": 0.15, "weight_decay": 0.1},
+        {"average": 0.5, "batch_size": 2},
+    ],
+)
+def test_a_training_is_gradient_descent_written_out(monkeypatch, changes):
+    recipe, fed = replace(RECIPE, **{"dropout": 0.0, "average": None} | changes), []
+
+    def watched(*given):
+        fed.append((given[2].tolist(), augment(*given)))
+        return fed[-1][1]
+
+    monkeypatch.setattr(room, "augment", watched)
+    found, slow, labels = run(recipe, model=network().double()), network().double().eval(), pictures().labels
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        room.initialize_(slow, recipe.initialization)
+    weights = dict(slow.named_parameters())
+    speed = {name: torch.zeros_like(w) for name, w in weights.items()}
+    kept, losses = {name: w.detach().clone() for name, w in weights.items()}, []
+    for step, (chosen, x) in enumerate(fed):
+        each = [-slow(one[None]).log_softmax(1)[0, labels[n]] for n, one in zip(chosen, x, strict=True)]
+        losses.append(float(sum(each).detach()))
+        gradients = torch.autograd.grad(sum(each) / len(each), list(weights.values()))
+        length = math.sqrt(sum(float(g.square().sum()) for g in gradients))
+        rate = learning_rate(recipe, step, len(fed), [])
+        with torch.no_grad():
+            for (name, w), g in zip(weights.items(), gradients, strict=True):
+                g = g * min(1.0, (recipe.clip or math.inf) / length)
+                g = g + (recipe.weight_decay * w if w.ndim > 1 else 0)
+                speed[name] = recipe.momentum * speed[name] + g
+                w -= rate * (g + recipe.momentum * speed[name] if recipe.nesterov else speed[name])
+                if w.ndim == 4 and recipe.radius:
+                    for one in w:
+                        one *= min(1.0, recipe.radius / float(one.square().mean().sqrt()))
+                if recipe.average is None:
+                    kept[name] = w
+                elif (done := (step + 1) / 10).is_integer():
+                    share = min(recipe.average, done / (done + 9))
+                    kept[name] = share * kept[name] + (1 - share) * w
+    for name, w in found.model.named_parameters():
+        torch.testing.assert_close(w, kept[name], rtol=0, atol=1e-6)
+    wanted = [sum(losses[n : n + len(fed) // 3]) / 22 for n in range(0, len(fed), len(fed) // 3)]
+    assert [row["loss"] for row in found.history] == pytest.approx(wanted)
+
+
 def test_the_papers_recipe_runs_too():
     assert all(math.isfinite(row["loss"]) for row in run(replace(PAPER, batch_size=6), epochs=2).history)
 
