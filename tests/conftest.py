@@ -1,9 +1,12 @@
 """What several test files share: where the real data sets are, if they are here at all."""
 
 import os
+import random
+import socket
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from browser import need, open_browser
@@ -21,7 +24,7 @@ def tiny_imagenet_root(tmp_path_factory) -> Path:
         return Path(root)
     archive = ARCHIVES / "tiny-imagenet-200-val.tar.gz"
     if not archive.exists():
-        pytest.skip("Tiny-ImageNet is not on this machine; set ZFCORE_DATA to the folder that holds it")
+        pytest.skip(f"Tiny-ImageNet is neither in the folder ZFCORE_DATA nor at {archive}")
     root = tmp_path_factory.mktemp("data")
     with tarfile.open(archive) as tar:
         tar.extractall(root, filter="data")
@@ -32,6 +35,24 @@ def tiny_imagenet_root(tmp_path_factory) -> Path:
 def seeded():
     """A test draws the same numbers in every run, whatever ran before it."""
     torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network():
+    """No test asks another machine for anything."""
+    connect = socket.socket.connect
+
+    def connect_here(self, address):
+        there = self.family in (socket.AF_INET, socket.AF_INET6)
+        if there and address[0] not in ("127.0.0.1", "localhost", "::1"):
+            raise OSError(f"a test asks {address[0]} for something")
+        return connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", connect_here)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,14 @@
 """What the tests of pages and explorers show: a small network, two photographs, and a look at markup."""
 
 import re
+import weakref
 from html.parser import HTMLParser
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from zfcore.data import photographs
 from zfcore.model import ContrastNorm, initialize_
@@ -98,3 +102,39 @@ def sound(html):
     assert not elements.unlabelled
     assert not elements.restored
     return elements
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes that tensors made inside the block ever held together."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+        self.known = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self.known:
+                    self._enter(storage)
+        return result
+
+    def _enter(self, storage):
+        key, size = storage._cdata, storage.nbytes()
+        self.known.add(key)
+        self.now += size
+        self.most = max(self.most, self.now)
+
+        def leave():
+            self.known.discard(key)
+            self.now -= size
+
+        weakref.finalize(storage, leave)
+
+
+def grain(width, height, seed=0):
+    """A grey picture of noise, the same for a seed."""
+    noise = np.random.default_rng(seed).normal(128, 60, (height, width)).clip(0, 255)
+    return Image.fromarray(noise.astype(np.uint8))

@@ -32,7 +32,6 @@ from zfcore.evidence import (
     NOT_RUN,
     REPRODUCED,
     UNTESTABLE,
-    VERDICTS,
     Number,
     contrast,
     drawn,
@@ -281,8 +280,14 @@ def claim_16(ledger, side, monkeypatch):
         ledger.layers(row, torch.zeros(48, 3, 7, 7))
     spread = np.linspace(0, 0.01, 30)
     coarse, fine, blank = spread + 0.2 + 0.1 * side, spread + 0.2, spread
-    found = iter([coarse, coarse, fine, fine, blank, blank, blank, blank])
-    monkeypatch.setattr(claims, "_imprint", lambda network, card: next(found))
+
+    def imprint(network, card):
+        first = network.features[0]
+        if first.weight.any():
+            return blank  # what is learned here are zeros
+        return coarse if first.stride == (2, 2) else fine
+
+    monkeypatch.setattr(claims, "_imprint", imprint)
 
 
 def claim_17(ledger, side):
@@ -757,8 +762,14 @@ def test_a_scan_with_another_square_is_no_evidence(ledger):
 def test_a_grid_that_random_filters_leave_as_well_is_no_evidence(ledger, monkeypatch):
     claim_16(ledger, 1, monkeypatch)
     spread = np.linspace(0, 0.01, 30)
-    found = iter([*[spread + 0.3] * 2, *[spread + 0.2] * 2, *[spread + 0.3] * 2, *[spread] * 2])
-    monkeypatch.setattr(claims, "_imprint", lambda network, card: next(found))
+
+    def imprint(network, card):
+        first = network.features[0]
+        if first.stride == (2, 2):
+            return spread + 0.3  # learned, which here are zeros, or not
+        return spread if first.weight.any() else spread + 0.2
+
+    monkeypatch.setattr(claims, "_imprint", imprint)
     judged = verdict(ledger, 16)
     assert judged.verdict == UNTESTABLE
     assert "learned nothing shows as much, +0.300" in judged.why
@@ -884,7 +895,8 @@ def test_there_are_35_claims_in_order_each_with_all_its_words():
 def test_a_claim_leads_to_a_figure_that_its_chapter_has():
     for claim in json.loads(WORDS.read_text(encoding="utf-8"))["claims"]:
         path = BOOK / f"{claim['chapter']}.ipynb"
-        if "figure" in claim and path.exists():
+        assert path.exists(), claim["number"]
+        if "figure" in claim:
             cells = nbformat.read(path, as_version=4).cells
             names = [cell.metadata.get("mystnb", {}).get("figure", {}).get("name") for cell in cells]
             assert claim["figure"] in names, claim["number"]
@@ -897,12 +909,15 @@ def of_the_book():
 
 def test_the_books_claims_follow_from_its_ledger(of_the_book):
     found = of_the_book
-    assert count(found) == {v: sum(claim.verdict == v for claim in found) for v in VERDICTS}
     assert sum(count(found).values()) == 35
+    three = [dataclasses.replace(found[0], verdict=v) for v in (REPRODUCED, REPRODUCED, NOT_RUN)]
+    assert count(three) == {REPRODUCED: 2, CONTRADICTED: 0, UNTESTABLE: 0, NOT_RUN: 1}
     for claim in found:
         asked = [n for n in claim.numbers if n.stands is not None]
         if claim.verdict in (REPRODUCED, CONTRADICTED):
             assert claim.verdict == naive(asked), claim.number
+        if claim.verdict == UNTESTABLE and claim.why.startswith("a tie"):
+            assert naive(asked) == UNTESTABLE, claim.number
         if claim.verdict == NOT_RUN:
             assert claim.command, claim.number
         if claim.verdict != NOT_RUN and claim.number != 5:

@@ -332,8 +332,9 @@ def test_a_warm_restart_names_the_weights_it_began_with(trained, packed):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_run_killed_at_random_moments_gives_the_same_bits(packed, kills):
-    options, draw = ("--epochs", "12", "--checkpoint-seconds", "0"), random.Random(kills)
-    out, whole = packed / "runs" / f"killed-{kills}", packed / "runs" / "whole"
+    epochs, draw = 12 if kills == 2 else 6 * kills, random.Random(kills)
+    options = ("--epochs", str(epochs), "--checkpoint-seconds", "0")
+    out, whole = packed / "runs" / f"killed-{kills}", packed / "runs" / f"whole-{epochs}"
     finish(start(packed, "--out", str(whole), *options))
     hit = []  # the steps of the checkpoints beside which a kill left the run
     for _ in range(kills):
@@ -341,13 +342,14 @@ def test_a_run_killed_at_random_moments_gives_the_same_bits(packed, kills):
         began = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
         while process.poll() is None and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == began):
             time.sleep(0.005)
-        time.sleep(draw.uniform(0, 0.3))  # somewhere in a step, in a checkpoint, between epochs
+        time.sleep(draw.uniform(0, 0.1))  # somewhere in a step, in a checkpoint, between epochs
         process.kill()
         process.communicate()
         if process.returncode == -signal.SIGKILL:
             with safe_open(checkpoint, "pt") as file:
                 hit.append(json.loads(file.metadata()["state"])["step"])
-    assert any(0 < step < 12 * 7 for step in hit)  # of 12 epochs with 7 batches
+    within = [step for step in hit if 0 < step < epochs * 7]  # an epoch has 7 batches
+    assert len(within) >= kills // 2, f"only {len(within)} of {kills} kills met the run at work: {hit}"
     finish(start(packed, "--out", str(out), *options))
     for name in ("alexnet-64.safetensors", "checkpoint.safetensors"):
         expected = safetensors.torch.load_file(whole / name)

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 from collections import Counter
 
 import numpy as np
@@ -213,7 +214,8 @@ def test_a_comma_in_a_name_shifts_no_column(tmp_path, weights, monkeypatch):
     assert {true for _, true, _ in rows(out)[1:]} == {"cat, tabby", 'dog "Rex"'}
 
     assert shell("duplicates", folder, folder, "--threshold", 0.9, "--out", out).exit_code == 0
-    assert sum(x == y for x, y, _ in rows(out)) == 10
+    assert rows(out)[0][2] == "correlation"
+    assert sum(x == y for x, y, _ in rows(out)[1:]) == 10
 
     few = patches("val", 64).take(torch.arange(20))
     classes = tuple(f"{name}, and more" for name in few.classes)
@@ -304,6 +306,13 @@ def test_the_ledger_of_a_table_is_written_by_reproduce_alone(weights, tmp_path, 
         refused = shell(*command, "--record", ledger)
         assert refused.exit_code == 2
         assert f"what `zfcore reproduce {ledger}` writes; give --record another name" in told(refused)
+
+
+@pytest.mark.parametrize("ledger", ["fig2", "invariance", "maximization", "occlusion", "correspondence"])
+def test_the_ledger_of_a_measurement_is_written_by_its_command_alone(weights, ledger):
+    refused = shell("evaluate", weights, "--record", ledger)
+    assert refused.exit_code == 2
+    assert re.search(rf"what `zfcore (measure|sensitivity) {ledger}` writes", told(refused))
 
 
 def test_a_gallery_of_weights_that_do_not_ship_wants_a_folder(weights):
@@ -406,6 +415,7 @@ def test_a_layer_to_sum_may_be_given_by_the_papers_number(weights, tmp_path):
         ("sensitivity", "occlusion"),
         ("transfer", "."),
         ("top", "--data", "photographs", "--layer", "layer 1", "--feature", 0, "--out", "top"),
+        ("maximize", "layer 1", 0, "--out", "x"),
     ],
     ids=lambda command: command[0],
 )
@@ -437,10 +447,16 @@ def test_weights_of_ones_own_are_not_measured_for_the_books_ledger(command, weig
     ],
     ids=lambda given: str(given[-1]),
 )
-def test_a_rehearsal_does_not_begin_in_the_books_ledger(command, words, tmp_path):
+def test_a_rehearsal_does_not_begin_in_the_books_ledger(command, words):
     refused = shell(*command)
     assert refused.exit_code == 2
     assert words in " ".join(refused.output.replace("│", " ").split())
+
+
+def test_a_square_of_another_size_is_no_rehearsal(monkeypatch):
+    monkeypatch.setattr("zfcore.sensitivity.occlusion_entries", lambda *given: [])
+    assert shell("sensitivity", "occlusion", "--size", 28, "--pictures", 100).exit_code == 0
+    assert shell("sensitivity", "occlusion", "--size", 14, "--pictures", 100).exit_code == 2
 
 
 @pytest.mark.parametrize(

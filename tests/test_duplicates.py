@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageEnhance
+from samples import Peak
 from scipy import ndimage
 from typer.testing import CliRunner
 
@@ -102,6 +103,15 @@ def test_no_pair_is_lost_between_blocks(scenes):
     small, large = ({(i, j): r for i, j, r in matches(a, a, block=size)} for size in (1, 1000))
     assert small == pytest.approx(large)
     assert {(i, i) for i in range(30)} <= {(i, j) for i, j, _ in matches(a, a)}
+
+
+def test_memory_follows_the_block_and_not_the_sets(scenes):
+    a = thumbnails(scenes[:60])
+    with Peak() as little:
+        matches(a, a, block=2)
+    with Peak() as much:
+        matches(a, a, block=1000)
+    assert little.most < much.most / 2
 
 
 def test_results_come_with_the_largest_correlation_first(scenes):

@@ -10,6 +10,7 @@ from torch import nn
 from zfcore.data import LabelledPictures, patches
 from zfcore.deconvnet import Deconvnet
 from zfcore.evolution import EPOCHS, Evolution, convergence, jumps
+from zfcore.ledger import RESULTS
 from zfcore.train import Recipe, train
 
 SIZE, SIDE = 16, 18
@@ -215,3 +216,11 @@ def test_a_jump_is_another_picture_or_another_projection():
     changed, likeness = jumps(record([[[0]]], [[4, 7], [4, 8], [5, -1]], projections))["layer 1"]
     np.testing.assert_array_equal(changed, [[False, True], [True, True]])
     np.testing.assert_allclose(likeness, [[1, 0], [1, np.nan]])  # as bright or not, it is the same picture
+
+
+def test_the_books_evolution_is_small_and_follows_sixteen_maps_of_each_layer():
+    path = RESULTS / "fig4.npz"
+    assert path.stat().st_size <= 2e6
+    with np.load(path) as arrays:
+        assert arrays["layers"].tolist() == [f"layer {n}" for n in range(1, 6)]
+        assert all(arrays[f"layer {n} images"].shape[1] == 16 for n in range(1, 6))

@@ -153,3 +153,6 @@ def test_the_shell_writes_an_entry_for_every_set_and_network(caltech, tmp_path, 
         False: None,
     }
     assert torch.tensor([entry["n"] for entry in entries]).unique().tolist() == [3]
+    values = {entry["row"]: entry["values"] for entry in entries}
+    for name in marked.SETS:
+        assert values[f"zfnet-64, {name}"] != values[f"zfnet-64, random weights, {name}"]

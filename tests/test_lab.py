@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from browser import PATIENCE
-from PIL import Image
+from samples import grain
 
 ROOT = Path(__file__).parent.parent
 PICTURES = "[...document.querySelectorAll('.jp-OutputArea img')].map(i => i.src).join('|')"
@@ -80,7 +80,7 @@ def test_an_explorer_answers_in_jupyterlab(lab, page):
     upload(page, "holiday.jpg", b"no picture")
     page.locator(".zf-problem", has_text="holiday.jpg").wait_for()
     picture = io.BytesIO()
-    Image.effect_noise((90, 70), 60).convert("RGB").save(picture, "PNG")
+    grain(90, 70).convert("RGB").save(picture, "PNG")
     upload(page, "mine.png", picture.getvalue())
     page.locator(".zf-says", has_text="mine.png").wait_for()
     assert page.locator(".jp-OutputArea [data-mime-type='application/vnd.jupyter.stderr']").count() == 0

@@ -1,6 +1,7 @@
 """The ledger: nothing without its provenance, nothing lost, nothing twice."""
 
 import json
+import math
 import re
 import signal
 import statistics
@@ -9,6 +10,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,6 +20,7 @@ import zfcore.ledger
 from zfcore.ledger import (
     LedgerError,
     find,
+    is_control,
     outcomes,
     pack_outcomes,
     provenance,
@@ -133,8 +136,13 @@ def test_all_faults_are_told_at_once(tmp_path):
 
 
 def test_a_value_that_is_no_number_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        record("table2", entry(values={"top1": float("nan")}), tmp_path)
+    for values, place in (
+        ({"top1": math.nan}, r"values\.top1 = nan"),
+        ({"top1": {"layer 5": [1.0, math.inf]}}, r"values\.top1\.layer 5\.1 = inf"),
+        ({"top1": {"a": 1, "b": np.float32(2)}}, r"values\.top1\.b = np\.float32"),
+    ):
+        with pytest.raises(LedgerError, match=f"table2.json: the entry of row 'zfnet', seed 0, .*{place}"):
+            record("table2", entry(values=values), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -289,3 +297,16 @@ def test_outside_a_checkout_the_ledger_lies_in_the_working_directory(tmp_path):
     (tmp_path / "checkout" / "book").mkdir(parents=True)
     assert zfcore.ledger._results(tmp_path / "checkout" / "zfcore") == tmp_path / "checkout/book/results"
     assert zfcore.ledger._results(tmp_path / "site-packages" / "zfcore") == Path("results")
+
+
+@pytest.mark.parametrize("ledger", ["table3", "table5", "table6", "fig7"])
+def test_what_was_transferred_are_the_weights_that_ship(ledger):
+    shipped = json.loads((WEIGHTS / "zfnet-64.json").read_text(encoding="utf-8"))["sha256"]
+    entries = read(ledger)["entries"]
+    assert [e["row"] for e in entries if e["weights_sha256"] != shipped and not is_control(e)] == []
+    assert any(e["weights_sha256"] == shipped for e in entries)
+
+
+def test_the_training_of_the_weights_that_ship_is_in_the_ledger():
+    shipped = json.loads((WEIGHTS / "zfnet-64.json").read_text(encoding="utf-8"))["sha256"]
+    assert shipped in [e["weights_sha256"] for e in read("training")["entries"]]

@@ -4,7 +4,6 @@ import copy
 import json
 import math
 import re
-import weakref
 from itertools import product
 
 import numpy as np
@@ -14,8 +13,8 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from samples import Peak
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
 from zfcore.cli import app
@@ -436,36 +435,6 @@ def test_the_model_is_left_as_it_was():
     assert not maps.probability.requires_grad
     again = occlusion_maps(model.eval(), image, 0, 4, 4, "first")
     assert torch.equal(maps.probability, again.probability)  # dropout was off the first time as well
-
-
-class Peak(TorchDispatchMode):
-    """The most bytes that tensors made inside the block ever held together."""
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.most = 0
-        self.known = set()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata not in self.known:
-                    self._enter(storage)
-        return result
-
-    def _enter(self, storage):
-        key, size = storage._cdata, storage.nbytes()
-        self.known.add(key)
-        self.now += size
-        self.most = max(self.most, self.now)
-
-        def leave():
-            self.known.discard(key)
-            self.now -= size
-
-        weakref.finalize(storage, leave)
 
 
 def fixed_bytes(model, image):

@@ -23,7 +23,7 @@ from zfcore.pack import PackError, pack
 
 SIDE = 16
 CARD = {"resize": SIDE, "input_size": SIDE}
-CLASSES = ("n01", "n02", "n07")
+CLASSES = ("n01440764", "n02085620", "n07565083")
 
 
 def make_imagenet(root, each=5, val=2):
@@ -67,7 +67,7 @@ def test_a_pack_has_every_picture_with_its_label(source, packed):
 
 
 def test_a_class_of_imagenet_has_its_word_and_another_its_folders_name(source, tmp_path):
-    for folder, name in (("n01", "n02124075"), ("n02", "my cats")):
+    for folder, name in (("n01440764", "n02124075"), ("n02085620", "my cats")):
         shutil.copytree(source / "val" / folder, tmp_path / "val" / name)
     packed = packing(tmp_path, tmp_path / "out", "val")
     assert packed.classes == ("my cats", "n02124075")
@@ -136,7 +136,7 @@ def test_every_shard_has_all_classes(packed):
 def test_validation_labels_follow_the_classes_of_training(source, tmp_path):
     few = tmp_path / "few"
     (few / "val").mkdir(parents=True)
-    for folder, target in (("train", source / "train"), ("val/n07", source / "val" / "n07")):
+    for folder, target in (("train", source / "train"), ("val/n07565083", source / "val" / "n07565083")):
         (few / folder).symlink_to(target)
     assert packing(few, tmp_path / "pack", "val").labels.tolist() == [2, 2]
 
@@ -211,14 +211,16 @@ def test_a_disk_without_room_is_told_before_anything_is_written(source, tmp_path
 @pytest.fixture
 def damaged(tmp_path):
     root = make_imagenet(tmp_path / "damaged")
-    whole = (root / "train/n01/n01_1.JPEG").read_bytes()
-    (root / "train/n01/n01_1.JPEG").write_bytes(whole[:200])
-    (root / "train/n07/n07_4.JPEG").write_bytes(b"no picture")
+    whole = (root / "train/n01440764/n01440764_1.JPEG").read_bytes()
+    (root / "train/n01440764/n01440764_1.JPEG").write_bytes(whole[:200])
+    (root / "train/n07565083/n07565083_4.JPEG").write_bytes(b"no picture")
     return root
 
 
 def test_all_corrupt_pictures_are_named_and_refused(damaged, tmp_path):
-    with pytest.raises(PackError, match=r"2 pictures cannot be packed(?s:.)*n01_1\.JPEG(?s:.)*n07_4\.JPEG"):
+    with pytest.raises(
+        PackError, match=r"2 pictures cannot be packed(?s:.)*n01440764_1\.(?s:.)*n07565083_4\."
+    ):
         packing(damaged, tmp_path / "pack")
     assert len(list((tmp_path / "pack").glob("*.tar"))) == 2, "whole shards are kept"
     assert not list((tmp_path / "pack").glob(".*")), "and nothing else"
@@ -229,17 +231,17 @@ def test_corrupt_pictures_are_left_out_on_demand(damaged, tmp_path, packed, caps
         packing(damaged, tmp_path / "pack")
     few = packing(damaged, tmp_path / "pack", skip_corrupt=True)
     assert len(few) == 13
-    assert set(packed.files) - set(few.files) == {"n01/n01_1.JPEG", "n07/n07_4.JPEG"}
+    assert set(packed.files) - set(few.files) == {"n01440764/n01440764_1.JPEG", "n07565083/n07565083_4.JPEG"}
     others = torch.tensor([n for n, file in enumerate(packed.files) if file in few.files])
     assert torch.equal(few[torch.arange(13)], packed[others])
     assert torch.equal(few.labels, packed.labels[others])
-    assert "n07_4.JPEG" in capsys.readouterr().out
+    assert "n07565083_4.JPEG" in capsys.readouterr().out
 
 
 def test_shards_that_left_pictures_out_make_no_whole_pack(damaged, tmp_path):
     packing(damaged, tmp_path / "pack", skip_corrupt=True)
     (tmp_path / "pack/train.npz").unlink()  # as if the run had been ended before the index
-    with pytest.raises(PackError, match=r"n01_1\.JPEG: left out when .* was begun(?s:.)*n07_4\.JPEG"):
+    with pytest.raises(PackError, match=r"n01440764_1\.JPEG: left out when .* was begun(?s:.)*n07565083_4\."):
         packing(damaged, tmp_path / "pack")
 
 
@@ -259,9 +261,9 @@ def test_what_is_not_the_layout_is_refused_with_the_layout(tmp_path):
 
 def test_a_class_that_training_does_not_have_is_refused(source, tmp_path):
     (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "n01").symlink_to(source / "train" / "n01")
+    (tmp_path / "train" / "n01440764").symlink_to(source / "train" / "n01440764")
     (tmp_path / "val").symlink_to(source / "val")
-    with pytest.raises(PackError, match="classes that train has not: n02, n07"):
+    with pytest.raises(PackError, match="classes that train has not: n02085620, n07565083"):
         packing(tmp_path, tmp_path / "pack", "val")
 
 
@@ -298,7 +300,7 @@ def test_a_picture_that_cannot_be_read_is_named_with_its_shard(source, tmp_path,
     with pictures.shards[shard].open("rb+") as file:
         file.seek(first)
         file.write(b"\0" * 40)
-    with pytest.raises(ValueError, match=rf"n02/n02_2\.JPEG\) cannot be read .*train-00000{shard}\.tar"):
+    with pytest.raises(ValueError, match=rf"n02085620_2\.JPEG\) cannot be read .*train-00000{shard}\.tar"):
         list(batches(pictures, [torch.tensor([7])], workers=workers))
 
 
@@ -328,6 +330,12 @@ def test_the_shell_packs_and_the_set_is_had_by_its_name(source, tmp_path, monkey
     assert result.exit_code == 0, result.output
     assert "train: 15 pictures of 3 classes in 1 shards" in result.output
     assert data_set("imagenet", "val").side == 256
+    foreign = tmp_path / "flowers"
+    for split in ("train", "val"):
+        (foreign / split / "tulip").mkdir(parents=True)
+    refused = CliRunner().invoke(app, ["data", "pack", "imagenet", "--source", str(foreign)])
+    assert refused.exit_code == 2
+    assert "it has the class tulip; give --out FOLDER" in " ".join(refused.output.replace("│", " ").split())
     refused = CliRunner().invoke(app, ["data", "pack", "voc2012"])
     assert refused.exit_code == 2
     assert "accepted: imagenet, imagenette" in refused.output

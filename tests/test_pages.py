@@ -13,7 +13,9 @@ import pytest
 from browser import Reader, broken_rules, choose, drawn, drop, firefox, panels
 from PIL import Image
 
+from zfcore.claims import count, read_claims
 from zfcore.data import photographs
+from zfcore.evidence import CONTRADICTED, NOT_RUN, REPRODUCED, UNTESTABLE
 from zfcore.model import load
 from zfcore.publish import pages, publish
 from zfcore.view import Viewer
@@ -111,6 +113,17 @@ def test_a_page_breaks_no_serious_rule_of_accessibility(reader, html, name, sche
     assert not serious
 
 
+def test_the_index_shows_how_many_claims_have_each_verdict(reader, html):
+    counted = count(read_claims())
+    text = " ".join(reader(chapter(html, "index")).locator("article").inner_text().split())
+    assert f"Of {sum(counted.values())} claims" in text
+    assert re.search(
+        f"{counted[REPRODUCED]} are reproduced by this book.s results, {counted[CONTRADICTED]} are "
+        f"contradicted, {counted[UNTESTABLE]} cannot be tested at this scale, and {counted[NOT_RUN]} wait",
+        text,
+    )
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_page_weighs_at_most_3_megabytes_before_the_reader_stirs(browser, html, name):
     """Without MathJax, 2.1 MB, which comes at once where a page begins with a formula, and not elsewhere."""
@@ -119,8 +132,10 @@ def test_a_page_weighs_at_most_3_megabytes_before_the_reader_stirs(browser, html
     page, asked = context.new_page(), set()
     page.on("request", lambda request: asked.add(request.url.partition("?")[0]))
     page.goto(chapter(html, name).as_uri())
-    page.wait_for_timeout(500)  # what comes by itself comes now
+    page.wait_for_load_state("load")
+    page.evaluate("() => new Promise(done => requestIdleCallback(() => setTimeout(done, 1000)))")
     files = [Path(url.removeprefix("file://")) for url in asked if url.startswith("file:")]
+    assert chapter(html, name) in files, "what is asked for is seen at all"
     own = [file.stat().st_size for file in files if "mathjax" not in file.parts]
     assert sum(own) <= 3e6
     near = page.locator(".math").evaluate_all(

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import zfcore.reproduce
 from zfcore.cli import app
 from zfcore.data import patches
-from zfcore.evaluate import ensemble, percent, probabilities, wrong
+from zfcore.evaluate import percent, probabilities, wrong
 from zfcore.ledger import find, outcomes, read, record
 from zfcore.model import ARCHITECTURES, load
 from zfcore.reproduce import (
@@ -192,7 +192,8 @@ def test_an_ensemble_is_the_mean_of_its_members_weights(tmp_path, sets):
         assert entry["values"]["members"] == len(entry["weights_sha256"]) == members
         loaded = [load(path) for path in (tmp_path / "runs").rglob("weights.safetensors")]
         loaded = [pair for pair in loaded if pair[1]["sha256"] in entry["weights_sha256"]]
-        together = ensemble(probabilities(network, sets["val"], card, 10) for network, card in loaded)
+        each = [probabilities(network, sets["val"], card, 10).double() for network, card in loaded]
+        together = (sum(each) / members).float()
         assert torch.equal(outcomes(entry, "ten crops top1"), wrong(together, sets["val"].labels))
 
 
@@ -291,6 +292,8 @@ def test_the_overview_says_what_is_done_and_what_remains(tmp_path):
     states = {name: (state, seconds) for name, _, state, seconds in overview("table2", shared)}
     assert states["zfnet"][0].startswith("top-1 error one crop")
     assert states["zfnet"][1] == 0
+    [(_, _, state, seconds)] = overview("table1", shared, ["zfnet"])
+    assert (state, seconds) == (f"{states['zfnet'][0]}, in the other table", 0)
     assert states["alexnet-no3467"][0] == "not begun"
     assert 0 < states["zfnet-fc2048"][1] < states["zfnet-wide-fc8192"][1] < math.inf
     partly = experiment(tmp_path, epochs=4)

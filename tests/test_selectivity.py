@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def viewer():
-    torch.manual_seed(0)
+    torch.manual_seed(7)  # the control's is 0
     model = build("zfnet-64", 10, width=0.1)
     initialize_(model, "he")
     card = {"architecture": "zfnet-64", "num_classes": 10, "width": 0.1, "sha256": "0" * 64}

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from zfcore.evaluate import paired_difference, percent
+from zfcore.comparison import paired_difference
+from zfcore.evaluate import percent
 from zfcore.ledger import LedgerError, find, pack_outcomes, provenance, record
 from zfcore.tables import read_table, share_of
 from zfcore.train import SMALL

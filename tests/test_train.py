@@ -8,6 +8,7 @@ import json
 import math
 import operator
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -168,6 +169,28 @@ def test_a_training_is_gradient_descent_written_out(monkeypatch, changes):
         torch.testing.assert_close(w, kept[name], rtol=0, atol=1e-6)
     wanted = [sum(losses[n : n + len(fed) // 3]) / 22 for n in range(0, len(fed), len(fed) // 3)]
     assert [row["loss"] for row in found.history] == pytest.approx(wanted)
+
+
+def test_the_bar_tells_pictures_a_second_and_goes_on_where_the_run_stood(tmp_path, at_step, capsys):
+    at_step(6, kill)
+    with pytest.raises(Killed):
+        run(folder=tmp_path, checkpoint_seconds=0, progress=True)
+    at_step(-1, kill)
+    capsys.readouterr()
+    run(folder=tmp_path, progress=True)
+    said = capsys.readouterr().err
+    assert "img/s" in said
+    assert "epoch 3, loss" in said
+    assert "34.0/66.0" in said.split("\r")[1]  # one epoch of 22 pictures and two batches of 6
+    assert "66.0/66.0" in said
+
+
+def test_a_history_that_lags_behind_its_checkpoint_catches_up(tmp_path):
+    run(folder=tmp_path)
+    whole = (tmp_path / "history.csv").read_text()
+    (tmp_path / "history.csv").write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    run(folder=tmp_path)
+    assert (tmp_path / "history.csv").read_text() == whole
 
 
 def test_the_papers_recipe_runs_too():
@@ -655,11 +678,12 @@ def test_packed_pictures_train_as_those_in_memory(tmp_path):
 
 
 SCRIPT = """
-import sys
+import sys, time
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
-from test_train import run
+from test_train import augment, room, run
+room.augment = lambda *given: time.sleep(0.03) or augment(*given)  # the signal shall meet it at work
 run(epochs=15, folder=sys.argv[2], checkpoint_seconds=0)
 """
 
@@ -670,16 +694,16 @@ def longer():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
-def test_a_process_ended_by_a_real_signal_goes_on_exactly(tmp_path, longer, name):
+@pytest.mark.parametrize(("name", "least"), [("SIGKILL", 1), ("SIGKILL", 4 * STEPS + 1), ("SIGTERM", 2)])
+def test_a_process_ended_by_a_real_signal_goes_on_exactly(tmp_path, longer, name, least):
     number, checkpoint = getattr(signal, name), tmp_path / "checkpoint.safetensors"
     command = [sys.executable, "-c", SCRIPT, os.path.dirname(__file__), str(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        while not checkpoint.exists() and process.poll() is None:
+        while process.poll() is None and not (checkpoint.exists() and progress(checkpoint)["step"] >= least):
             time.sleep(0.01)
         process.send_signal(number)
         assert process.wait() == -number
-    assert 0 < progress(checkpoint)["step"] < 15 * STEPS
+    assert least <= progress(checkpoint)["step"] < 15 * STEPS
     assert_same(run(epochs=15, folder=tmp_path), longer)
 
 
@@ -882,9 +906,9 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, uninter
 # ------------------------------------------------------------------------------ divergence
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path):
     wild = replace(RECIPE, rate=1e30, clip=None)
-    with pytest.raises(
-        DivergedError, match=r"by step 4, at a rate of .*there is no checkpoint yet; try a lower rate"
-    ):
+    rate = learning_rate(wild, 3, 3 * STEPS, [])
+    told = f"by step 4, at a rate of {rate:.2g}, and was by step 0; there is no checkpoint yet; try a lower"
+    with pytest.raises(DivergedError, match=re.escape(told)):
         run(wild, folder=tmp_path)
 
 

@@ -77,10 +77,14 @@ def test_features_are_the_activations_flattened(network, pictures):
 
 
 @pytest.mark.parametrize("batches", [1, 7])
-def test_large_features_are_the_same_from_the_disk(network, pictures, tmp_path, batches):
+def test_large_features_are_the_same_from_the_disk(network, pictures, tmp_path, monkeypatch, batches):
+    opened, unnamed = [], transfer.tempfile.TemporaryFile
+    monkeypatch.setattr(transfer.tempfile, "TemporaryFile", lambda: opened.append(unnamed()) or opened[-1])
     loader = pictures.split(-(-70 // batches))
     here = extract_features(network, loader, ["layer 1", "layer 7"], batch_size=8)
+    assert not opened
     spilled = extract_features(network, loader, ["layer 1", "layer 7"], batch_size=8, memory=1000)
+    assert len(opened) == 2
     stored = extract_features(network, loader, ["layer 1", "layer 7"], batch_size=8, folder=tmp_path)
     for name, features in here.items():
         assert torch.equal(features, spilled[name])
@@ -115,6 +119,7 @@ def test_features_are_for_all_to_read_whom_the_user_lets(network, pictures, tmp_
     assert (tmp_path / "layer 7.npy").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="only Linux tells which files are open")
 def test_features_take_their_name_when_they_are_whole_on_the_disk(network, pictures, tmp_path, monkeypatch):
     seen, synced = {}, []
 

@@ -22,6 +22,11 @@ def test_all_weights_together_stay_small():
     assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= 25e6
 
 
+def test_the_network_of_the_pictures_is_as_good_as_was_asked():
+    card = load("zfnet-64")[1]
+    assert card["error"]["one crop"]["top1"] <= (48 if "cuda" in card["made_on"] else 53.5)
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_card_tells_how_its_weights_were_made(name):
     _, card = load(name)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from browser import decoded
 from PIL import Image
-from samples import CARRIERS, CURVES
+from samples import CARRIERS, CURVES, grain
 from torch import nn
 
 from zfcore import assets, figures, markup, view, widgets
@@ -163,7 +163,7 @@ def test_a_photograph_of_the_readers_own_is_shown_to_the_network(explorer):
 
 def cut_short():
     stream = io.BytesIO()
-    Image.effect_noise((64, 64), 50).save(stream, "JPEG")
+    grain(64, 64).save(stream, "JPEG")
     return stream.getvalue()[:900]
 
 

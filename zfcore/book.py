@@ -14,6 +14,7 @@ Example, the first two cells of a chapter::
 
 from __future__ import annotations
 
+import io
 import json
 import platform
 import re
@@ -33,8 +34,8 @@ from matplotlib_inline.backend_inline import set_matplotlib_formats
 from torch import nn
 
 import zfcore
+from zfcore.comparison import as_in_print
 from zfcore.data import LabelledPictures, Photograph, decode, photographs, tiny_imagenet
-from zfcore.evaluate import as_in_print
 from zfcore.fetch import public
 from zfcore.gallery import GALLERIES, Crops, Gallery, pass_file
 from zfcore.ledger import find
@@ -272,8 +273,9 @@ class Book:
             return figure
         self.out.mkdir(parents=True, exist_ok=True)
         if figure is not None:
-            figure.savefig(self.out / f"{name}.svg", metadata=NO_DATE)
-            figure.savefig(self.out / f"{name}.png")
+            for suffix, metadata in (("svg", NO_DATE), ("png", None)):
+                figure.savefig(drawn := io.BytesIO(), format=suffix, metadata=metadata)
+                write_atomically(self.out / f"{name}.{suffix}", drawn.getvalue())
         if numbers:
             text = json.dumps(numbers, indent=1, ensure_ascii=False, default=lambda array: array.tolist())
             write_atomically(self.out / f"{name}.json", (text + "\n").encode())

@@ -38,9 +38,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from zfcore import evolution
+from zfcore.comparison import as_in_print, paired_contrast, paired_difference
 from zfcore.data import patches, to_input
 from zfcore.deconvnet import Deconvnet
-from zfcore.evaluate import as_in_print, paired_contrast, paired_difference
 from zfcore.evidence import (
     NOT_RUN,
     UNTESTABLE,
@@ -72,7 +73,7 @@ from zfcore.transfer_tables import accuracies, of_row, tests_per_training
 WORDS = RESULTS.parent / "claims.json"
 
 #: The epochs that Fig. 4 follows, of which a run may not have fewer.
-EPOCHS = 64
+EPOCHS = max(evolution.EPOCHS)
 #: A map whose answers correlate so much with its final ones has settled.
 SETTLED = 0.9
 #: Two projections of a map with a cosine below this are different pictures, and the map has jumped.

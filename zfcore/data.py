@@ -352,16 +352,21 @@ def data_root() -> Path:
     return Path(os.environ.get("ZFCORE_DATA") or platformdirs.user_data_dir("zfcore")).expanduser()
 
 
+_PLACES = {
+    "tiny-imagenet": ("tiny-imagenet-200",),
+    "caltech101": ("caltech101/101_ObjectCategories", "101_ObjectCategories"),
+    "caltech256": ("caltech256/256_ObjectCategories", "256_ObjectCategories"),
+    "voc2007": ("VOCdevkit/VOC2007",),
+    "voc2012": ("VOCdevkit/VOC2012",),
+}
+
+
 def places_of(name: str) -> tuple[str, ...]:
     """Where a data set may lie under the data root, the first where ``zfcore data get`` puts it.
 
     Names as for :func:`folder_of`.
     """
-    return {
-        "tiny-imagenet": ("tiny-imagenet-200",),
-        "caltech101": ("caltech101/101_ObjectCategories", "101_ObjectCategories"),
-        "caltech256": ("caltech256/256_ObjectCategories", "256_ObjectCategories"),
-    }.get(name, (f"VOCdevkit/{name.upper()}",))
+    return _PLACES.get(name, (f"VOCdevkit/{name.upper()}",))  # VOC of other years
 
 
 def folder_of(name: str, root: str | os.PathLike | None = None, part: str = "") -> Path:
@@ -385,9 +390,10 @@ def folder_of(name: str, root: str | os.PathLike | None = None, part: str = "") 
     for place in places:
         if (root / place / part).exists():
             return root / place
+    brought = f"run `zfcore data get {name}`, or " if name in _PLACES else ""
     raise FileNotFoundError(
-        f"there is no {root / places[0] / part}; run `zfcore data get {name}`, "
-        f"or set ZFCORE_DATA to the folder that holds {places[-1]}/"
+        f"there is no {root / places[0] / part}; {brought}"
+        f"set ZFCORE_DATA to the folder that holds {places[-1]}/"
     )
 
 
@@ -574,8 +580,8 @@ def tiny_imagenet(split: str, root: str | os.PathLike | None = None) -> Labelled
     if split not in ("train", "val"):
         raise ValueError(f"unknown split {split!r}; known: train, val")
     base = folder_of("tiny-imagenet", root, "wnids.txt")
-    classes = tuple(sorted((base / "wnids.txt").read_text().split()))
-    words = dict(line.split("\t", 1) for line in (base / "words.txt").read_text().splitlines())
+    classes = tuple(sorted((base / "wnids.txt").read_text("utf-8").split()))
+    words = dict(line.split("\t", 1) for line in (base / "words.txt").read_text("utf-8").splitlines())
     label_of = {wnid: label for label, wnid in enumerate(classes)}
     if split == "train":
         files = [
@@ -583,7 +589,8 @@ def tiny_imagenet(split: str, root: str | os.PathLike | None = None) -> Labelled
         ]
         labels = [label_of[path.parent.parent.name] for path in files]
     else:
-        rows = [line.split("\t") for line in (base / "val" / "val_annotations.txt").read_text().splitlines()]
+        text = (base / "val" / "val_annotations.txt").read_text("utf-8")
+        rows = [line.split("\t") for line in text.splitlines()]
         files = [base / "val" / "images" / row[0] for row in rows]
         if strange := [row for row in rows if len(row) < 2 or row[1] not in label_of]:
             raise ValueError(

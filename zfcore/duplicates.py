@@ -103,7 +103,7 @@ def _blocks(pixels: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
 
 def _likely(hits: Tensor, a: Tensor, b: Tensor, threshold: float) -> Iterator[Tensor]:
     """Of the pairs (P, 2) those that correlate when they are aligned at 16×16, an eighth of the work."""
-    for pairs in hits.split(1024):
+    for pairs in hits.split(128):  # 81 crops of 1024 numbers of each: 42 MB
         found, _ = _aligned(_coarse(a[pairs[:, 0]]), _coarse(b[pairs[:, 1]]))
         if len(kept := pairs[found > threshold - ALIGNED]):
             yield kept

@@ -248,7 +248,8 @@ def contrast(
     if variance:
         freedom = variance**2 / sum(v**2 / (len(x) - 1) for v, x in zip(parts, samples, strict=True))
         half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance)
-    return Number(label, times * mean, times * (mean - half), times * (mean + half), **asked)
+    low, high = sorted((times * (mean - half), times * (mean + half)))
+    return measured(label, times * mean, low, high, **asked)
 
 
 def drawn(
@@ -266,4 +267,4 @@ def drawn(
     ).confidence_interval  # fmt: skip
     mean = times * float(statistic(*samples, axis=-1))
     low, high = sorted((times * float(found.low), times * float(found.high)))
-    return Number(label, mean, min(low, mean), max(high, mean), **asked)
+    return measured(label, mean, min(low, mean), max(high, mean), **asked)

@@ -859,7 +859,7 @@ def imagenet_classes() -> list[str]:
 
 
 def imagenet_words() -> list[str]:
-    """The words of ImageNet's 1000 classes, in the order of their WordNet ids; two words stand twice."""
+    """The words of ImageNet's 1000 classes, in the order of their WordNet ids."""
     from torchvision.models import get_weight
 
     return list(get_weight("AlexNet_Weights.IMAGENET1K_V1").meta["categories"])

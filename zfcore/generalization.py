@@ -127,26 +127,28 @@ class Transfer:
 
     @cached_property
     def dropped(self) -> list[str]:
-        """The files of the target's pictures that the source may have seen; none where they are kept."""
+        """The files of the target's pictures that the source has seen in its training; none if kept."""
         if self.duplicates == "kept":
             return []
-        entries = find("duplicates", self.results, data=self.data)
+        seen = self.source[1].get("data", "tiny-imagenet")  # what the network learned from, by its card
+        command = f"`zfcore duplicates {seen} {self.data} --record`"
+        entries = find("duplicates", self.results, row=seen, data=self.data)
         if not entries:
             raise FileNotFoundError(
-                f"the ledger duplicates has nothing of {self.data}; run `zfcore duplicates tiny-imagenet "
-                f"{self.data} --record`"
+                f"the ledger duplicates has nothing of {seen} and {self.data}; run {command}"
             )
         if len(entries) > 1:
             several = "; ".join(entry["command"] for entry in entries)
             raise ValueError(
-                f"the ledger duplicates has several searches of {self.data}, and one must say which pictures "
-                f"are dropped: {several}; leave one, or give another folder of the ledger (--results)"
+                f"the ledger duplicates has several searches of {seen} and {self.data}, and one must say "
+                f"which pictures are dropped: {several}; leave one, or give another folder of the ledger "
+                "(--results)"
             )
         named = {pair[1] for pair in entries[0]["values"]["pairs"]}
         if lost := sorted(named.difference(self.pictures.files)):
             raise ValueError(
                 f"the ledger duplicates names {len(lost)} pictures that {self.data} has not ({lost[0]}, …); "
-                f"run `zfcore duplicates tiny-imagenet {self.data} --record` again"
+                f"run {command} again"
             )
         return sorted(named)
 
@@ -235,7 +237,7 @@ def reproduce(
     """
     chosen = rows_of(target, rows)
     foreign = {"table3": "caltech256", "table4": "caltech101"}.get(target) == transfer.data
-    if foreign or transfer.data.startswith("voc") != (target == "table5"):
+    if foreign or (transfer.data in ("voc2007", "voc2012")) != (target == "table5"):
         raise ValueError(
             f"{target} is not of {transfer.data}; Table 3 is of caltech101, Table 4 of caltech256, "
             "Table 5 of voc2007 and voc2012, Table 6 and Fig. 7 of either Caltech"

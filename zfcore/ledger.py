@@ -132,12 +132,17 @@ def record(name: str, entry: Mapping[str, Any], folder: str | os.PathLike = RESU
     Raises
     ------
     LedgerError
-        The entry lacks something, its command for one, or the ledger that is there is not in order, or its
-        entry is of weights that ship with the package and the new one of weights that do not, or its is over
-        more of the same pictures.
+        The entry lacks something, its command for one, or holds what JSON does not have; or the ledger that
+        is there is not in order, or its entry is of weights that ship with the package and the new one of
+        weights that do not, or its is over more of the same pictures.
     """
     path = _path(name, folder)
-    entry = json.loads(json.dumps(entry, allow_nan=False))  # as it will be read: tuples are lists
+    try:
+        entry = json.loads(json.dumps(entry, allow_nan=False))  # as it will be read: tuples are lists
+    except (TypeError, ValueError) as error:
+        raise LedgerError(
+            f"{path}: {_words(entry)} cannot be written: {error}; look at {_unwritable(entry)}"
+        ) from error
     _insist(_ONE, entry, f"an entry for {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
@@ -276,6 +281,18 @@ def _path(name: str, folder: str | os.PathLike) -> Path:
 
 def _key(entry: Mapping[str, Any]) -> tuple[Any, ...]:
     return entry["row"], entry["seed"], entry["data"], entry["config"]
+
+
+def _unwritable(value: Any, place: str = "") -> str:
+    """Where in an entry the first value is that JSON does not have: ``values.scales.0 = nan``."""
+    if isinstance(value, Mapping | list | tuple):
+        parts = value.items() if isinstance(value, Mapping) else enumerate(value)
+        found = (_unwritable(part, f"{place}.{key}".lstrip(".")) for key, part in parts)
+        return next(filter(None, found), "")
+    plain = (
+        value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+    )
+    return "" if plain else f"{place} = {value!r}"
 
 
 def _words(entry: Any) -> str:

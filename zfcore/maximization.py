@@ -343,25 +343,16 @@ def direction(gradient: Tensor, pictures: Tensor, recipe: Recipe) -> Tensor:
     return g - recipe.tv * total_variation_gradient(pictures) if recipe.tv else g
 
 
-def total_variation(pictures: Tensor) -> Tensor:
-    r""":math:`\sum \sqrt{d_y^2 + d_x^2 + \delta^2}` over pixels and colours, (B,) of (B, C, H, W).
-
-    The differences are to the pixel below and to the right, 0 where there is none.
-    """
-    down, right = _differences(pictures)
-    return (down.square() + right.square() + DELTA**2).sqrt().sum((1, 2, 3))
-
-
 def total_variation_gradient(pictures: Tensor) -> Tensor:
-    """The gradient of :func:`total_variation`, (B, C, H, W)."""
-    down, right = _differences(pictures)
+    r"""The gradient of total variation, (B, C, H, W), which is :math:`\sum \sqrt{d_y^2 + d_x^2 + \delta^2}`.
+
+    The sum is over pixels and colours, the differences are to the pixel below and to the right, 0 where
+    there is none.
+    """
+    down, right = F.pad(pictures.diff(dim=2), (0, 0, 0, 1)), F.pad(pictures.diff(dim=3), (0, 1))
     length = (down.square() + right.square() + DELTA**2).sqrt()
     p, q = down / length, right / length
     return F.pad(p, (0, 0, 1, 0))[..., :-1, :] + F.pad(q, (1, 0))[..., :-1] - p - q
-
-
-def _differences(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    return F.pad(pictures.diff(dim=2), (0, 0, 0, 1)), F.pad(pictures.diff(dim=3), (0, 1))
 
 
 def natural(pictures: Tensor, power: float = 1.0) -> Tensor:

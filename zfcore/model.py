@@ -116,6 +116,11 @@ class Architecture:
             count[part] += 1
         return names
 
+    def ends(self) -> dict[int, str]:
+        """The last module of each layer, by its number: after ReLU, pooling and contrast norm."""
+        paths = self.named_layers()
+        return {int(role[-1]): paths[role] for role in paths if role[:-1] in ("relu", "pool", "norm")}
+
     def widened(self, width: float) -> Architecture:
         """The same network with every number of maps and hidden units multiplied by ``width``.
 
@@ -550,7 +555,7 @@ def untrained(card: dict, seed: int = 0) -> nn.Module:
     generator is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU, too
         network = network_of(card, started=True)
         initialize_(network, "he")
     return network.eval()

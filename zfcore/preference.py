@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from zfcore.evaluate import interval
+from zfcore.comparison import interval
 from zfcore.ledger import provenance
 from zfcore.maximization import PLAIN, REGULARISED, Recipe, maximize, noise
 from zfcore.spectra import band_shares

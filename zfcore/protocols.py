@@ -234,8 +234,11 @@ def few_shot(
 ) -> dict[str, list[tuple[float, float, float]]]:
     """Accuracy of a softmax by training pictures per class: ``{name: [(size, mean, deviation), …]}``.
 
-    ``features`` are one (N, D) for each name, of the same pictures; all see the same ``draws`` splits.
+    ``features`` are one (N, D) for each name, of the same pictures; all see the same ``draws`` splits,
+    two at least (``ValueError``).
     """
+    if draws < 2:
+        raise ValueError(f"a deviation wants two draws at least; got {draws}")
     curves = {}
     for name, x in features.items():
         found = [[] for _ in sizes]

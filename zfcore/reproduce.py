@@ -630,10 +630,12 @@ def _recorded(
     return next((entry for entry in found if sha256 in (None, entry["data_sha256"])), None)
 
 
-def _recorded_elsewhere(experiment: Experiment, target: str, row: Row, seed: int) -> dict[str, Any] | None:
-    """The entry that the other one of Tables 1 and 2 has of the same network."""
+def _recorded_elsewhere(
+    experiment: Experiment, target: str, row: Row, seed: int, sha256: str | None = None
+) -> dict[str, Any] | None:
+    """The entry that the other one of Tables 1 and 2 has of the same network, on pictures of this hash."""
     other = {"table1": "table2", "table2": "table1"}.get(target)
-    return _recorded(experiment, other, row, seed, [seed], experiment.data_sha256) if other else None
+    return _recorded(experiment, other, row, seed, [seed], sha256) if other else None
 
 
 def _found(entry: dict[str, Any]) -> str:
@@ -662,6 +664,8 @@ def overview(
     for row, seed in _steps(target, rows, seeds):
         if entry := _recorded(experiment, target, row, seed, seeds):
             states.append((row.name, seed, _found(entry), 0.0))
+        elif seed is not None and (entry := _recorded_elsewhere(experiment, target, row, seed)):
+            states.append((row.name, seed, f"{_found(entry)}, in the other table", 0.0))
         elif seed is None:
             states.append((row.name, seed, "of its members, trained again where their weights are gone", 0.0))
         else:

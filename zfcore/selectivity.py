@@ -19,7 +19,7 @@ Tibshirani (1993).
 Example::
 
     import torch
-    from zfcore.evaluate import interval
+    from zfcore.comparison import interval
     from zfcore.selectivity import purity
     share, entropy = purity(torch.tensor([[3, 3, 3, 3, 3, 3, 3, 8, 9], [0, 1, 2, 3, 4, 5, 6, 7, 8]]))
     interval(share.numpy())                         # {'mean': 0.44, 'low': 0.11, 'high': 0.78}
@@ -43,8 +43,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from zfcore import model as networks
+from zfcore.comparison import interval
 from zfcore.data import Pictures
-from zfcore.evaluate import interval
 from zfcore.gallery import Album, Gallery, inputs
 from zfcore.ledger import provenance
 from zfcore.view import Viewer
@@ -72,8 +72,11 @@ def purity_by_chance(
     """The mean purity of ``maps`` random sets of ``k`` different pictures out of labels (N,), drawn again
     and again.
 
-    Returns ``share`` and ``entropy``, each ``mean, low, high``: 95 % of the draws lie within.
+    Returns ``share`` and ``entropy``, each ``mean, low, high``: 95 % of the draws lie within. Raises
+    ``ValueError`` where there are fewer labels than ``k``.
     """
+    if len(labels) < k:
+        raise ValueError(f"sets of {k} different pictures cannot be drawn from {len(labels)}")
     draw, found, in_one = torch.Generator().manual_seed(seed), [], len(labels) // k
     for _ in range(draws):
         shuffled = [torch.randperm(len(labels), generator=draw) for _ in range(-(-maps // in_one))]
@@ -179,12 +182,8 @@ def diversity(gallery: Gallery, progress: bool = False) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------ decoding
 def layer_ends(model: nn.Module) -> dict[str, str]:
-    """The last module of layers 1 to 7 of a network of ours: after ReLU, pooling and contrast norm."""
-    ends = {}
-    for label, path in model.architecture.named_layers().items():
-        if label[:-1] in ("relu", "pool", "norm"):
-            ends[f"layer {label[-1]}"] = path
-    return ends
+    """The last module of layers 1 to 7 of a network of ours, by the layer's name."""
+    return {f"layer {number}": path for number, path in model.architecture.ends().items()}
 
 
 def put_at(x: Tensor, places: Tensor, side: int) -> Tensor:

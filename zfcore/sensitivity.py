@@ -52,9 +52,10 @@ from scipy import stats
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from zfcore.comparison import interval
 from zfcore.data import LabelledPictures, Picture, folder_of, squares, tiny_imagenet, to_input
 from zfcore.deconvnet import Deconvnet
-from zfcore.evaluate import interval, outcomes
+from zfcore.evaluate import outcomes
 from zfcore.ledger import provenance
 from zfcore.model import load, untrained
 from zfcore.occlusion import occlusion_maps
@@ -293,7 +294,7 @@ def measures(scans: Scans, inside: Tensor) -> dict[str, dict[str, np.ndarray]]:
 
 
 def over_pictures(values: np.ndarray, seed: int = 0) -> dict[str, float]:
-    """The mean over the pictures and its interval (:func:`zfcore.evaluate.interval`): mean, low, high, n.
+    """The mean over the pictures and its interval (:func:`zfcore.comparison.interval`): mean, low, high, n.
 
     Values that are nan are left out; n counts the others.
     """

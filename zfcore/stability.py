@@ -35,8 +35,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from zfcore.comparison import interval
 from zfcore.data import Pictures
-from zfcore.evaluate import interval
 from zfcore.gallery import Album, inputs
 from zfcore.invariance import (
     TRANSFORMS,

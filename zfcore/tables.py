@@ -5,7 +5,7 @@ compared, so a :class:`Table` is made of one such set, by default the one with m
 that was trained longest. A row that nobody has run yet stays in it and says so.
 
 Sources: Zeiler & Fergus, Tables 1 and 2, doi:10.1007/978-3-319-10590-1_53; what a difference is worth is
-told by :func:`zfcore.evaluate.paired_difference`.
+told by :func:`zfcore.comparison.paired_difference`.
 
 Example::
 
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zfcore.evaluate import Agreement, Difference, paired_difference, rank_agreement
+from zfcore.comparison import Agreement, Difference, paired_difference, rank_agreement
 from zfcore.ledger import RESULTS, outcomes
 from zfcore.reproduce import COLUMNS, Row, entries_of_rows, rows_of
 
@@ -57,10 +57,12 @@ class Table:
     def paper(self, row: str, column: str) -> float | None:
         """The paper's error in %: ``"train top1"``, ``"val top1"``, ``"val top5"`` or ``"test top5"``.
 
-        None where the paper has none.
+        None where the paper has none; ``ValueError`` for a row that the table has not.
         """
-        [found] = [each for each in self.rows if each.name == row]
-        return dict(zip(COLUMNS[self.target], found.paper, strict=True)).get(column)
+        papers = {each.name: each.paper for each in self.rows}
+        if row not in papers:
+            raise ValueError(f"{self.target} has no row {row!r}; it has {', '.join(papers)}")
+        return dict(zip(COLUMNS[self.target], papers[row], strict=True)).get(column)
 
     def error(self, row: str, name: str = "one crop top1") -> float | None:
         """Our error in %, the mean over the seeds; None where the row has not been run.

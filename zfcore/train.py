@@ -282,7 +282,10 @@ def train(
 
     mine = nullcontext() if folder is None or rank > 0 else alone_in(folder)
     with mine, torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # not those of GPUs that this run does not use
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         if recipe.initialization == "keep":
             settings["start"] = _checksum(model.state_dict())
         else:
@@ -704,6 +707,8 @@ class _State:
             ) from error
         self.step, self.epoch_seconds, self.history, _ = progress
         self._finite_at = self.step
+        if self.history and _processes()[0] == 0:  # killed between checkpoint and history, it lags behind
+            write_atomically(path.with_name("history.csv"), _as_csv(self.history))
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -83,14 +83,10 @@ def end_of_layer(model: nn.Module, layer: str) -> str:
             f"{layer!r} is a layer of the networks of zfcore.model; {type(model).__name__} has: "
             f"{', '.join(trace(model).layers)}"
         )
-    paths = model.architecture.named_layers()
-    ends = [paths[role] for role in paths if role in {f"{part}{number}" for part in ("relu", "pool", "norm")}]
-    if not ends:
-        numbers = sorted(role.removeprefix("relu") for role in paths if role.startswith("relu"))
-        raise ValueError(
-            f"there is no {layer!r} whose end is a feature; this network has {', '.join(numbers)}"
-        )
-    return ends[-1]
+    ends = {str(known): path for known, path in model.architecture.ends().items()}
+    if number not in ends:
+        raise ValueError(f"there is no {layer!r} whose end is a feature; this network has {', '.join(ends)}")
+    return ends[number]
 
 
 @torch.no_grad()

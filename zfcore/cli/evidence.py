@@ -13,10 +13,13 @@ from zfcore.cli.options import (
     DataOption,
     DeviceOption,
     ResultsOption,
+    WeightsOption,
+    WorkersOption,
     album_of,
     as_typed,
     device_or_best,
     viewer_of,
+    workers_or_all,
 )
 
 #: The options of `reproduce` that have a meaning for targets of transfer alone, and for the others alone.
@@ -84,7 +87,7 @@ def reproduce(
         ),
     ] = "small",
     device: DeviceOption = None,
-    workers: Annotated[int, typer.Option(help="Processes that decode packed pictures.", min=0)] = 0,
+    workers: WorkersOption = None,
     low_precision: Annotated[bool, typer.Option("--low-precision", help="Judge in bfloat16.")] = False,
     out: Annotated[
         Path, typer.Option(help="Folder of the trainings, which go on there.", file_okay=False, writable=True)
@@ -138,7 +141,7 @@ def reproduce(
         return
     numbers = numbers or [0]
     experiment = reproducing.Experiment(
-        data, RECIPES[recipe], epochs, width, shard, device, workers, low_precision, out,
+        data, RECIPES[recipe], epochs, width, shard, device, workers_or_all(workers), low_precision, out,
         results or ledger.RESULTS,
     )  # fmt: skip
     if not overview:
@@ -160,13 +163,13 @@ def sensitivity(
         str,
         typer.Argument(help="occlusion (Tiny-ImageNet's boxes) or correspondence (faces of Caltech-101)."),
     ],
-    weights: Annotated[str, typer.Option(help="Weights that ship, or a .safetensors file.")] = "zfnet-64",
+    weights: WeightsOption = "zfnet-64",
     pictures: Annotated[int, typer.Option(help="occlusion: how many that the network knows.", min=20)] = 500,
     size: Annotated[int, typer.Option(help="occlusion: side of the square in pixels.", min=1)] = 14,
     stride: Annotated[int, typer.Option(help="occlusion: pixels between its positions.", min=1)] = 4,
     draws: Annotated[int, typer.Option(help="correspondence: drawings of random places.", min=2)] = 50,
     seed: Annotated[int, typer.Option(help="Of places, resamplings, and of the untrained network.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    device: DeviceOption = None,
     results: ResultsOption = None,
 ) -> None:
     """Test the claims of §4.2 over many pictures, and write what comes out into the ledger.
@@ -183,7 +186,7 @@ def sensitivity(
         raise typer.BadParameter(f"unknown analysis {what!r}; known: occlusion, correspondence")
     device, sha256 = device_or_best(device), load(weights)[1]["sha256"]
     if what == "occlusion":
-        _insist_on_room(what, sha256, pictures, results)
+        _insist_on_room(what, sha256, pictures, results, size=size, stride=stride)
         entries = occlusion_entries(weights, pictures, size, stride, seed, device)
     else:
         _insist_on_room(what, sha256, None, results)
@@ -194,7 +197,7 @@ def sensitivity(
 
 
 def _insist_on_room(
-    name: str, sha256: str, n: int | None, results: Path | None, judged: bool = False
+    name: str, sha256: str, n: int | None, results: Path | None, judged: bool = False, **config: int
 ) -> None:
     """Ask before long work whether the ledger will hold what comes of it, and lose nothing by it."""
     from zfcore import ledger
@@ -203,7 +206,7 @@ def _insist_on_room(
     folder, elsewhere = results or ledger.RESULTS, "give another folder of the ledger (--results)"
     if results is None and not ships(sha256):
         raise typer.BadParameter(f"{folder} is the ledger of weights that ship with zfcore; {elsewhere}")
-    there = [entry for entry in ledger.find(name, folder) if entry["weights_sha256"] == sha256]
+    there = [entry for entry in ledger.find(name, folder, **config) if entry["weights_sha256"] == sha256]
     most = max((entry["n"] for entry in there), default=0)
     if n is not None and n < most:
         raise typer.BadParameter(f"{folder} has {name} over {most}, and {n} are fewer; {elsewhere}")
@@ -216,7 +219,7 @@ def _insist_on_room(
 def measure(
     context: typer.Context,
     target: Annotated[str, typer.Argument(help="fig2, invariance, or maximization, which needs no data.")],
-    weights: Annotated[str, typer.Option(help="Weights that ship, or a .safetensors file.")] = "zfnet-64",
+    weights: WeightsOption = "zfnet-64",
     data: Annotated[str, typer.Option(help="tiny-imagenet or imagenet (packed).")] = "tiny-imagenet",
     pictures: Annotated[int, typer.Option(help="invariance: how many are transformed.", min=20)] = 500,
     classes: Annotated[int, typer.Option(help="maximization: how many are climbed to.", min=2)] = 100,
@@ -225,7 +228,7 @@ def measure(
         typer.Option(help="maximization: weights of another network that looks at what was climbed to."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of pictures, places, noise, and the untrained network.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    device: DeviceOption = None,
     results: ResultsOption = None,
 ) -> None:
     """Measure what is claimed of Fig. 2, invariance or activation maximisation, for the ledger.
@@ -277,7 +280,7 @@ def features(
             help="Folder of the galleries; default: book/results/top9.", file_okay=False, writable=True
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    device: DeviceOption = None,
 ) -> None:
     """Store Fig. 2 for every feature map: the projections of its nine strongest pictures, and their names.
 

@@ -56,7 +56,10 @@ def data_check(
 
 @data_app.command("pack")
 def data_pack(
-    name: Annotated[str, typer.Argument(help="imagenet: any set in the layout train/CLASS/, val/CLASS/.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="imagenet, imagenette; with --source and --out any of train/CLASS/, val/CLASS/."),
+    ],
     source: Annotated[
         Path | None, typer.Option(help="Folder that holds train/ and val/; default: where the set lies.")
     ] = None,
@@ -77,11 +80,18 @@ def data_pack(
     Example: `zfcore data pack imagenet --source ~/imagenet --split val`
     """
     from zfcore.data import data_root
-    from zfcore.fetch import DATASETS
+    from zfcore.fetch import DATASETS, imagenet_classes
     from zfcore.pack import PACKABLE, pack
 
     if name not in PACKABLE:
         raise typer.BadParameter(f"{name!r} is not packed; accepted: {', '.join(PACKABLE)}")
+    if source and not out and name == "imagenet":
+        there = {folder.name for part in ("train", "val") for folder in (source / part).glob("*/")}
+        if strange := sorted(there.difference(imagenet_classes())):
+            raise typer.BadParameter(
+                f"{source} is not ImageNet-2012: it has the class {strange[0]}; give --out FOLDER, and train "
+                "with --data FOLDER"
+            )
     source = source or DATASETS[name].folder(data_root())
     for part in split or ["train", "val"]:
         packed = pack(

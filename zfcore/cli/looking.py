@@ -12,13 +12,25 @@ from typing import Annotated
 
 import typer
 
-from zfcore.cli.options import DataOption, LayerName, album_of, as_typed, viewer_of
+from zfcore.cli.options import (
+    DataOption,
+    DeviceOption,
+    LayerName,
+    WeightsOption,
+    album_of,
+    as_typed,
+    viewer_of,
+)
+
+FeatureOption = Annotated[
+    int, typer.Option("--feature", "--channel", help="Number of the feature map.", min=0)
+]
 
 
 def project(
     photo: Annotated[Path, typer.Argument(help="A picture file.")],
     layer: LayerName,
-    feature: Annotated[int, typer.Option(help="Number of the feature map.", min=0)],
+    feature: FeatureOption,
     out: Annotated[
         Path,
         typer.Option(
@@ -29,8 +41,8 @@ def project(
     unit: Annotated[
         tuple[int, int] | None, typer.Option(metavar="Y X", help="Default: the map's strongest.")
     ] = None,
-    weights: Annotated[str, typer.Option(help="Weights that ship, or a .safetensors file.")] = "zfnet-64",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    weights: WeightsOption = "zfnet-64",
+    device: DeviceOption = None,
 ) -> None:
     """Project one unit of a feature map into a photograph: what made it answer? (§2.1, Fig. 2)
 
@@ -73,7 +85,7 @@ def project(
 def top(
     data: DataOption,
     layer: LayerName,
-    feature: Annotated[int, typer.Option(help="Number of the feature map.", min=0)],
+    feature: FeatureOption,
     out: Annotated[
         Path,
         typer.Option(
@@ -82,8 +94,8 @@ def top(
     ],
     k: Annotated[int, typer.Option("--k", help="How many pictures.", min=1)] = 9,
     split: Annotated[str, typer.Option(help="Of a data set: train or val.")] = "val",
-    weights: Annotated[str, typer.Option(help="Weights that ship, or a .safetensors file.")] = "zfnet-64",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    weights: WeightsOption = "zfnet-64",
+    device: DeviceOption = None,
 ) -> None:
     """Find the pictures that excite a feature map most, and project what excites it (§4, Fig. 2).
 
@@ -130,7 +142,7 @@ def occlude(
     out: Annotated[
         Path, typer.Option(help="Folder for occlusion.png, .svg and .json.", file_okay=False, writable=True)
     ],
-    weights: Annotated[str, typer.Option(help="Weights that ship, or a .safetensors file.")] = "zfnet-64",
+    weights: WeightsOption = "zfnet-64",
     target: Annotated[
         str | None, typer.Option(help="Label, class id or index. Default: the most probable class.")
     ] = None,
@@ -143,10 +155,12 @@ def occlude(
             "last ReLU's of maps."
         ),
     ] = None,
-    channel: Annotated[int | None, typer.Option(help="Another map than the strongest.")] = None,
+    channel: Annotated[
+        int | None, typer.Option("--feature", "--channel", help="Another map than the strongest.")
+    ] = None,
     fill: Annotated[str, typer.Option(help="A number in units of the input, mean, blur or noise.")] = "0",
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    device: DeviceOption = None,
 ) -> None:
     """Slide a square over a photograph: where does the network lose the class? (§4.2, Fig. 6)
 
@@ -219,8 +233,8 @@ def maximize(
         typer.Option(help="Stop when the answer grows by a smaller share. Default: the recipe's.", min=0),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the noise and of the moves by chance.")] = 0,
-    weights: Annotated[str, typer.Option(help="Weights that ship, or a .safetensors file.")] = "zfnet-64",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    weights: WeightsOption = "zfnet-64",
+    device: DeviceOption = None,
 ) -> None:
     """Climb from noise to the picture that a feature or a class answers to most (activation maximisation).
 
@@ -232,8 +246,8 @@ def maximize(
 
     from zfcore.figures import stretch
     from zfcore.maximization import RECIPES, maximize
-    from zfcore.model import load, write_atomically
-    from zfcore.view import Viewer, as_png, beside
+    from zfcore.model import write_atomically
+    from zfcore.view import as_png, beside
 
     if recipe not in RECIPES:
         raise typer.BadParameter(f"unknown recipe {recipe!r}; known: {', '.join(RECIPES)}")
@@ -243,8 +257,8 @@ def maximize(
         if not (y.isdecimal() and x.isdecimal()):
             raise typer.BadParameter(f"a position is map, middle or Y,X, as 3,4; got {position!r}")
         place = int(y), int(x)
-    network, card = load(weights)
-    viewer = Viewer(network.to(device), card)
+    viewer, _ = viewer_of(weights, device)
+    card = viewer.card
     paths = viewer.layers | {"logits": viewer.net.trace.result}
     path = paths.get(layer, layer)
     of_classes = path == paths["logits"]

@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from zfcore.view import Viewer
 
 
-#: Of the commands that work for long.
 DeviceOption = Annotated[
     str | None,
     typer.Option(help="cuda, cuda:1, cpu. Default: cuda if there is one, else cpu (mps has no float64)."),
+]
+WeightsOption = Annotated[str, typer.Option(help="Weights that ship, or a .safetensors file.")]
+WorkersOption = Annotated[
+    int | None, typer.Option(help="Processes that decode packed pictures. Default: a core each.", min=0)
 ]
 ResultsOption = Annotated[
     Path | None,
@@ -31,7 +34,8 @@ LayerName = Annotated[str, typer.Option(help="`layer 5`, or a module's path, `fe
 DataOption = Annotated[
     str,
     typer.Option(
-        help="tiny-imagenet, imagenet (packed), photographs (crops of those that ship), or a folder."
+        help="tiny-imagenet, imagenet (packed), photographs (crops of those that ship), or a folder, "
+        "of pictures or of a pack."
     ),
 ]
 PICTURE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -81,6 +85,13 @@ def device_or_best(given: str | None) -> str:
     return given
 
 
+def workers_or_all(given: int | None) -> int:
+    """So many processes as were asked for, or this process's share of the cores."""
+    from zfcore.data import cores
+
+    return cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if given is None else given
+
+
 def as_csv(rows: Iterable[Sequence[Any]]) -> bytes:
     """Rows as the content of a CSV file; a field that holds a comma is quoted."""
     text = io.StringIO()
@@ -88,7 +99,7 @@ def as_csv(rows: Iterable[Sequence[Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def viewer_of(weights: str, device: str, layer: str | None = None) -> tuple[Viewer, str | None]:
+def viewer_of(weights: str, device: str | None, layer: str | None = None) -> tuple[Viewer, str | None]:
     """A network to look at and the reader's name of ``layer``, which need not be one that it offers."""
     from zfcore.model import load
     from zfcore.trace import trace
@@ -123,6 +134,6 @@ def album_of(data: str, split: str) -> Album:
         raise ValueError(
             f"{data!r} is neither a folder of pictures, nor photographs, nor one of {', '.join(DATA_SETS)}"
         )
-    if data in DATA_SETS or not Path(data).is_dir():
+    if data in DATA_SETS or not Path(data).is_dir() or (Path(data) / f"{split}.npz").exists():
         return Album(data_set(data, split))
     return Album({file.name: file for file in pictures_in(Path(data))})

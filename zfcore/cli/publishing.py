@@ -36,9 +36,12 @@ def book(
 
     Example: `zfcore book --scale tiny --device cuda --out results`
     """
-    import yaml
+    try:
+        import yaml
 
-    from zfcore.publish import BookError, publish
+        from zfcore.publish import BookError, publish
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"zfcore: {error.name} is not installed; pip install 'zfcore[book]'") from error
 
     parameters = {"scale": scale, "device": device, "seed": seed}
     for item in parameter or []:

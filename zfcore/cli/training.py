@@ -13,7 +13,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zfcore.cli.options import DeviceOption, ResultsOption, as_csv, as_typed, device_or_best
+from zfcore.cli.options import (
+    DeviceOption,
+    ResultsOption,
+    WorkersOption,
+    as_csv,
+    as_typed,
+    device_or_best,
+    workers_or_all,
+)
+
+#: Which command writes which ledger of measurements.
+MEASURED = {
+    **{name: f"measure {name}" for name in ("fig2", "invariance", "maximization")},
+    **{name: f"sensitivity {name}" for name in ("occlusion", "correspondence")},
+    "duplicates": "duplicates A B --record",
+}
 
 if TYPE_CHECKING:
     from zfcore.data import Pictures
@@ -119,7 +134,7 @@ def train(
     ] = None,
     radius: Annotated[
         str | None,
-        _or_none("Largest RMS of a filter. paper: 0.1 (§3); small: none, for few filters would reach it."),
+        _or_none("Largest RMS of a filter. paper: 0.1 (§3); small: none, for no filter would reach it."),
     ] = None,
     clip: Annotated[
         str | None, _or_none("Largest norm of the gradient. paper: none; small: 5, against early jumps.")
@@ -151,9 +166,7 @@ def train(
     compile: Annotated[
         bool, typer.Option("--compile", help="torch.compile; off, for it needs a compiler and a minute.")
     ] = False,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that decode packed pictures. Default: a core each.", min=0)
-    ] = None,
+    workers: WorkersOption = None,
     record: Annotated[
         str | None, typer.Option(help="Write the errors and the history into this ledger.")
     ] = None,
@@ -175,7 +188,7 @@ def train(
 
     from zfcore import ledger
     from zfcore import model as models
-    from zfcore.data import cores, data_set
+    from zfcore.data import data_set
     from zfcore.evaluate import errors
     from zfcore.fetch import DATASETS
     from zfcore.train import RECIPES, Recipe, Run, precision_of
@@ -246,8 +259,7 @@ def train(
         except RuntimeError as error:
             raise ValueError(f"{start} does not fit {architecture} of width {width:g}: {error}") from error
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    if workers is None:
-        workers = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    workers = workers_or_all(workers)
     card |= {
         "num_classes": len(pictures.classes),
         "alpha": network.architecture.alpha,
@@ -404,7 +416,7 @@ def evaluate(
     record: Annotated[str | None, typer.Option(help="Write the errors into this ledger.")] = None,
     results: ResultsOption = None,
     device: DeviceOption = None,
-    workers: Annotated[int, typer.Option(help="Processes that decode packed pictures.", min=0)] = 0,
+    workers: WorkersOption = None,
     low_precision: Annotated[bool, typer.Option("--low-precision", help="Run in bfloat16.")] = False,
 ) -> None:
     """Print the errors of networks in %, and how each differs from the first over the same pictures.
@@ -430,7 +442,8 @@ def evaluate(
             f"{', '.join(weights)} were trained on different shards; judge one at a time"
         )
     pictures = data_set(data, split, *shards)
-    options = {"device": device, "workers": workers, "low_precision": low_precision, "progress": True}
+    options = {"device": device, "workers": workers_or_all(workers), "progress": True}
+    options |= {"low_precision": low_precision}
     wanted = [1, 10] if crops is None else [crops]
     verdicts = judging.judge(networks, pictures, wanted, ensemble, **options)
     first = next(iter(verdicts.values()))
@@ -471,9 +484,13 @@ def evaluate(
 
 
 def _check_ledger(record: str | None) -> None:
-    """Refuse the ledger of a table or figure, whose entries only ``reproduce`` writes."""
+    """Refuse the ledger of a table, a figure or a measurement, whose entries only its command writes."""
     from zfcore import generalization, reproduce
 
+    if record in MEASURED:
+        raise typer.BadParameter(
+            f"the ledger {record!r} is what `zfcore {MEASURED[record]}` writes; give --record another name"
+        )
     if record in (*reproduce.TARGETS, *generalization.TARGETS):
         raise typer.BadParameter(
             f"the ledger {record!r} is what `zfcore reproduce {record}` writes; give --record another name"

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zfcore.cli.options import ResultsOption, as_csv, as_typed, device_or_best, is_picture
+from zfcore.cli.options import (
+    DeviceOption,
+    ResultsOption,
+    WeightsOption,
+    as_csv,
+    as_typed,
+    device_or_best,
+    is_picture,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,14 +28,14 @@ def transfer(
         Path | None,
         typer.Option(help="The same of other pictures. Default: of each class a fifth, rounded up."),
     ] = None,
-    weights: Annotated[str, typer.Option(help="Weights that ship, or a .safetensors file.")] = "zfnet-64",
+    weights: WeightsOption = "zfnet-64",
     layer: Annotated[str, typer.Option(help="`layer n`, or the name of a module.")] = "layer 5",
     head: Annotated[str, typer.Option(help="softmax or svm (§5.3).")] = "softmax",
     out: Annotated[
         Path | None,
         typer.Option(help="CSV file for the test pictures' predictions.", dir_okay=False, writable=True),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    device: DeviceOption = None,
 ) -> None:
     """Learn classes of your own on the features of a network, and say how well (§5.2).
 
@@ -135,7 +143,7 @@ def duplicates(
         f"{len(pairs)} pairs, {len({second for _, second, _ in pairs})} pictures of {b}, among {counts}"
     )
     if out:
-        write_atomically(out, as_csv(pairs))
+        write_atomically(out, as_csv([(a, b, "correlation"), *pairs]))
     if record:
         digest = hashlib.sha256()
         for part in thumbs:
