@@ -174,6 +174,7 @@ def test_the_shell_writes_pairs_and_the_ledger(scenes, tmp_path):
     [entry] = read("duplicates", tmp_path)["entries"]
     assert entry["values"]["pictures"] == 3
     lines = (tmp_path / "pairs.csv").read_text().splitlines()
-    assert {line.rsplit(",", 1)[0] for line in lines} == {
+    assert lines[0] == "a,b,correlation"
+    assert {line.rsplit(",", 1)[0] for line in lines[1:]} == {
         f"inner/{n + 3}.png,inner/{n}.png" for n in range(3)
     }

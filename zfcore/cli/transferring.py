@@ -143,7 +143,7 @@ def duplicates(
         f"{len(pairs)} pairs, {len({second for _, second, _ in pairs})} pictures of {b}, among {counts}"
     )
     if out:
-        write_atomically(out, as_csv([(a, b, "correlation"), *pairs]))
+        write_atomically(out, as_csv([(Path(a).name, Path(b).name, "correlation"), *pairs]))
     if record:
         digest = hashlib.sha256()
         for part in thumbs:
