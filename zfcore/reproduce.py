@@ -588,7 +588,7 @@ def reproduce(
         try:
             if seed is None:
                 entry = judged_together(experiment, target, row, seeds)
-            elif entry := _recorded_elsewhere(experiment, target, row, seed):
+            elif entry := _recorded_elsewhere(experiment, target, row, seed, experiment.data_sha256):
                 say(f"{title}: taken from the other table, which shares this network")
             elif target == "fig4":
                 entry = _evolved(experiment, row, seed)

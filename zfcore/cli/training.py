@@ -425,6 +425,7 @@ def evaluate(
     """
     from zfcore import evaluate as judging
     from zfcore import ledger
+    from zfcore.comparison import paired_difference
     from zfcore.data import data_set
     from zfcore.model import load, write_atomically
 
@@ -452,7 +453,7 @@ def evaluate(
         for words, error in verdict.errors.items():
             line = f"{name:{max(map(len, verdicts))}}  {words:14}  {error:6.2f}"
             if verdict is not first:
-                found = judging.paired_difference(verdict.outcomes[words], first.outcomes[words])
+                found = paired_difference(verdict.outcomes[words], first.outcomes[words])
                 line += f"  {found.points:+.2f} ± {found.standard_error:.2f}{' (a tie)' * found.tie}"
             typer.echo(line)
     for true, taken, count in judging.most_confused(verdict.confusion):
