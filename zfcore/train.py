@@ -665,8 +665,7 @@ class _State:
             "checksum": _checksum(tensors),
         }
         write_atomically(path, safetensors.torch.save(tensors, metadata=metadata))
-        if self.history:
-            write_atomically(path.with_name("history.csv"), _as_csv(self.history))
+        self._write_history(path)
 
     def read(self, path: Path) -> None:
         try:
@@ -707,8 +706,12 @@ class _State:
             ) from error
         self.step, self.epoch_seconds, self.history, _ = progress
         self._finite_at = self.step
-        if self.history and _processes()[0] == 0:  # killed between checkpoint and history, it lags behind
-            write_atomically(path.with_name("history.csv"), _as_csv(self.history))
+        if _processes()[0] == 0:
+            self._write_history(path)  # killed between checkpoint and history, it lags behind
+
+    def _write_history(self, checkpoint: Path) -> None:
+        if self.history:
+            write_atomically(checkpoint.with_name("history.csv"), _as_csv(self.history))
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
