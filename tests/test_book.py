@@ -98,6 +98,10 @@ def test_layers_go_by_the_papers_number_or_by_their_path():
     assert book.layer("features.12") == ("features.12", "features.12")
     with pytest.raises(ValueError, match=r"no layer 'layer 9'; there are layer 1, .*, or a module's path"):
         book.layer("layer 9")
+    assert book.layer("layer 1", 3) == ("layer 1", book.layers["layer 1"])
+    for number in (4, -1):
+        with pytest.raises(ValueError, match=rf"layer 1 has the feature maps 0 to 3; got {number}"):
+            book.layer("layer 1", number)
 
 
 def test_a_photograph_has_the_class_it_shows_or_the_one_it_is_taken_for():
@@ -106,8 +110,6 @@ def test_a_photograph_has_the_class_it_shows_or_the_one_it_is_taken_for():
     assert book.class_of("coffee") == 0
     x = to_input([book.photograph("astronaut")], book.card)
     assert book.class_of("astronaut") == book.model(x).softmax(1).argmax()
-    with pytest.raises(ValueError, match="no photograph 'foo'; there are: astronaut, "):
-        book.photograph("foo")
 
 
 def test_a_file_is_no_folder_for_figures(tmp_path):
@@ -243,6 +245,8 @@ def test_the_chosen_photograph_comes_first_be_it_the_readers_own(tmp_path):
     assert next(iter(own)) == "mine.png"
     assert own["mine.png"].shape == (9, 12, 3)
     assert len(own) == len(book.photographs) + 1
+    assert np.array_equal(book.photograph(str(mine)), own["mine.png"])
+    assert book.class_of(str(mine)) in range(len(book.card["labels"]))
 
 
 def test_a_photograph_that_is_missing_or_damaged_is_told(tmp_path):

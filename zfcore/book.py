@@ -210,20 +210,36 @@ class Book:
         viewer, crops = self.viewer(), Crops(self.photographs)
         return Gallery.of(viewer, crops, file=pass_file(viewer, crops, 9))
 
-    def photograph(self, name: str) -> Photograph:
-        """The photograph of that name; ``ValueError`` with the list of them where there is none."""
-        if name not in self.photographs:
-            raise ValueError(f"no photograph {name!r}; there are: {_listed(self.photographs)}")
-        return self.photographs[name]
+    def photograph(self, name: str) -> Photograph | np.ndarray:
+        """The photograph of that name, or the reader's own by its file: then (H, W, 3) uint8.
 
-    def layer(self, given: str) -> tuple[str, str]:
+        Raises
+        ------
+        FileNotFoundError
+            It is neither the name of a photograph (the message lists them) nor a file.
+        ValueError
+            The file is no picture, or is truncated.
+        """
+        if name in self.photographs:
+            return self.photographs[name]
+        if not Path(name).expanduser().is_file():
+            there = _listed(self.photographs)
+            raise FileNotFoundError(f"no photograph {name!r}: give a picture file, or one of {there}")
+        return decode(Path(name).expanduser())
+
+    def layer(self, given: str, feature: int | None = None) -> tuple[str, str]:
         """Name and module's path of a layer given by either, ``("layer 5", "features.13")``.
 
-        A layer that the book has no name for goes by its path. ``ValueError`` where there is no such layer.
+        A layer that the book has no name for goes by its path. ``ValueError`` where there is no such layer,
+        or it has no feature map of that number.
         """
-        path = self.layers.get(given, given)
-        if path not in trace(self.model).layers:
+        net, path = trace(self.model), self.layers.get(given, given)
+        if path not in net.layers:
             raise ValueError(f"no layer {given!r}; there are {_listed(self.layers)}, or a module's path")
+        blank = torch.zeros(1, 3, *2 * [self.card["input_size"]], device=self.device)
+        maps = net.activations(blank, [path])[path].shape[1]
+        if feature is not None and feature not in range(maps):
+            raise ValueError(f"{given} has the feature maps 0 to {maps - 1}; got {feature!r}")
         return next((name for name, known in self.layers.items() if known == path), path), path
 
     def class_of(self, name: str) -> int:
@@ -233,23 +249,8 @@ class Book:
         return viewer.target(seen, self.model(seen.input).softmax(1)[0].cpu().numpy())
 
     def beginning_with(self, photograph: str) -> dict[str, Photograph | np.ndarray]:
-        """The photographs by name, the chosen one first: one of them, or the reader's own by its file.
-
-        Raises
-        ------
-        FileNotFoundError
-            It is neither the name of a photograph (the message lists them) nor a file.
-        ValueError
-            The file is no picture, or is truncated.
-        """
-        if photograph in self.photographs:
-            first = {photograph: self.photographs[photograph]}
-        elif Path(photograph).is_file():
-            first = {Path(photograph).name: decode(photograph)}
-        else:
-            raise FileNotFoundError(
-                f"no photograph {photograph!r}: give a picture file, or one of {_listed(self.photographs)}"
-            )
+        """The photographs by name, the chosen one first; it and the errors are :meth:`photograph`'s."""
+        first = {Path(photograph).name: self.photograph(photograph)}
         return first | {name: picture for name, picture in self.photographs.items() if name not in first}
 
     def viewer(self) -> Viewer:
