@@ -38,7 +38,6 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from zfcore import evolution
 from zfcore.comparison import as_in_print, paired_contrast, paired_difference
 from zfcore.data import patches, to_input
 from zfcore.deconvnet import Deconvnet
@@ -57,6 +56,7 @@ from zfcore.evidence import (
     measured,
     minus,
 )
+from zfcore.evolution import EPOCHS as SNAPSHOTS
 from zfcore.evolution import convergence, jumps
 from zfcore.generalization import LAYERS
 from zfcore.ledger import RESULTS, LedgerError, outcomes
@@ -73,7 +73,7 @@ from zfcore.transfer_tables import accuracies, of_row, tests_per_training
 WORDS = RESULTS.parent / "claims.json"
 
 #: The epochs that Fig. 4 follows, of which a run may not have fewer.
-EPOCHS = max(evolution.EPOCHS)
+EPOCHS = max(SNAPSHOTS)
 #: A map whose answers correlate so much with its final ones has settled.
 SETTLED = 0.9
 #: Two projections of a map with a cosine below this are different pictures, and the map has jumped.
