@@ -281,10 +281,10 @@ def test_features_of_other_weights_are_made_again(transfer):
 def test_all_of_a_curve_is_one_entry(transfer):
     reproduce("fig7", transfer, ["random, layer 7"], (0, 1), lambda line: None)
     entries = read("fig7", transfer.results)["entries"]
-    assert [e["values"]["per class"] for e in entries] == [[1, 2, 3, 5, 7, 10, 15, 20, 25, 30]] * 2
+    assert [e["values"]["per class"] for e in entries] == [[1, 2, 3, 5, 6, 7, 10, 15, 20, 25, 30]] * 2
     assert {e["weights_sha256"] for e in entries} == {None}
     [(name, points)] = mean_curves(entries).items()
-    assert (name, len(points), points[0][0]) == ("random, layer 7", 10, 1.0)
+    assert (name, len(points), points[0][0]) == ("random, layer 7", 11, 1.0)
 
 
 def test_a_network_is_trained_from_scratch_and_judged(transfer):

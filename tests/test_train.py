@@ -758,16 +758,36 @@ def flipped(blob):
     return bytes(blob)
 
 
+def another_step(blob):
+    return blob.replace(rb"\"step\": 4", rb"\"step\": 3", 1)
+
+
+def renamed(blob):
+    """Two tensors of one shape change places."""
+    names = b"weight/0.weight", b"average/0.weight"
+    return blob.replace(names[0], b"?", 1).replace(names[1], names[0], 1).replace(b"?", names[1], 1)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         flipped,
+        another_step,
+        renamed,
         lambda blob: blob[:-1],
         lambda blob: blob[:40],
         lambda blob: b"",
         lambda blob: b"not a checkpoint",
     ],
-    ids=["a flipped bit", "a byte short", "the head only", "empty", "text"],
+    ids=[
+        "a flipped bit",
+        "another step",
+        "tensors exchanged",
+        "a byte short",
+        "the head only",
+        "empty",
+        "text",
+    ],
 )
 def test_a_damaged_checkpoint_is_refused_by_name(checkpoint, damage):
     checkpoint.write_bytes(damage(checkpoint.read_bytes()))
@@ -808,28 +828,6 @@ def test_a_checkpoint_of_other_pictures_is_refused(checkpoint):
         train(network(), pictures(), pictures(9, seed=2), RECIPE, **options)
 
 
-def with_settings(checkpoint, change):
-    """The same checkpoint with its settings changed in place, and its tensors."""
-    with safe_open(checkpoint, "pt") as file:
-        state = progress(checkpoint)
-        change(state["settings"])
-        metadata = file.metadata() | {"state": json.dumps(state)}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    checkpoint.write_bytes(safetensors.torch.save(tensors, metadata))
-    return tensors
-
-
-def test_a_checkpoint_from_before_they_told_their_validation_pictures_goes_on(checkpoint):
-    with_settings(checkpoint, lambda settings: settings.pop("validation"))
-    assert len(run(epochs=1, folder=checkpoint.parent).history) == 1
-
-
-def test_a_checkpoint_from_before_they_told_their_precision_goes_on(checkpoint):
-    assert progress(checkpoint)["settings"]["precision"] == precision_of("auto", "cpu")
-    with_settings(checkpoint, lambda settings: settings.update(precision="auto"))
-    assert len(run(epochs=1, folder=checkpoint.parent, precision="float32").history) == 1
-
-
 def test_a_running_mean_that_is_not_kept_is_not_in_the_checkpoint(tmp_path, at_step):
     recipe = replace(RECIPE, average=None)
     expected = run(recipe)
@@ -837,15 +835,19 @@ def test_a_running_mean_that_is_not_kept_is_not_in_the_checkpoint(tmp_path, at_s
     with pytest.raises(Killed):
         run(recipe, folder=tmp_path, checkpoint_seconds=0)
     at_step(-1, kill)
-    tensors = with_settings(tmp_path / "checkpoint.safetensors", lambda settings: None)
+    tensors = safetensors.torch.load_file(tmp_path / "checkpoint.safetensors")
     assert not any(name.startswith("average/") for name in tensors)
-    # Those from before held it all the same.
-    weights = {name: t for name, t in tensors.items() if name.startswith("weight/")}
-    stale = {name.replace("weight/", "average/"): torch.zeros_like(t) for name, t in weights.items()}
-    checkpoint = tmp_path / "checkpoint.safetensors"
-    metadata = {"state": json.dumps(progress(checkpoint))}
-    checkpoint.write_bytes(safetensors.torch.save(tensors | stale, metadata))
     assert_same(run(recipe, folder=tmp_path), expected)
+
+
+def test_what_a_killed_write_left_is_removed(checkpoint):
+    left = checkpoint.with_name(f".{checkpoint.name}.0123456789abcdef")
+    mine = checkpoint.with_name(f".{checkpoint.name}.backup")
+    for path in (left, mine):
+        path.write_bytes(b"half a checkpoint")
+    run(epochs=1, folder=checkpoint.parent)
+    assert not left.exists()
+    assert mine.exists()
 
 
 def test_a_folder_in_which_another_process_trains_is_left_to_it(tmp_path, monkeypatch):
@@ -905,14 +907,14 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, uninter
 
 # ------------------------------------------------------------------------------ divergence
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path):
-    wild = replace(RECIPE, rate=1e30, clip=None)
-    rate = learning_rate(wild, 3, 3 * STEPS, [])
-    told = f"by step 4, at a rate of {rate:.2g}, and was by step 0; there is no checkpoint yet; try a lower"
+    wild, step = replace(RECIPE, rate=1e30, clip=None), 2  # the first one still has the weights of the start
+    rate = learning_rate(wild, step - 1, 3 * STEPS, [])
+    told = f"at step {step}, at a rate of {rate:.2g}; there is no checkpoint yet; try a lower"
     with pytest.raises(DivergedError, match=re.escape(told)):
         run(wild, folder=tmp_path)
 
 
-def test_a_divergence_is_placed_between_two_looks(at_step, monkeypatch):
+def test_a_divergence_is_told_with_its_own_step_though_looked_for_seldom(at_step):
     model = network()
 
     def spoil():
@@ -921,8 +923,23 @@ def test_a_divergence_is_placed_between_two_looks(at_step, monkeypatch):
 
     at_step(63, spoil)
     few = replace(RECIPE, batch_size=1, epochs=10)
-    with pytest.raises(DivergedError, match=r"not finite by step 66, at a rate of .*, and was by step 50; "):
+    rate = learning_rate(few, 63, 220, [])
+    with pytest.raises(DivergedError, match=rf"the loss is not finite at step 64, at a rate of {rate:.2g}; "):
         run(few, model=model)
+
+
+def test_a_weight_that_is_not_finite_is_told_before_a_loss_shows_it(at_step, monkeypatch):
+    model, update = network(), room._State.update
+
+    def spoil(state, *arguments):
+        update(state, *arguments)
+        if state.step == STEPS:
+            with torch.no_grad():
+                model[0].weight.fill_(math.inf)
+
+    monkeypatch.setattr(room._State, "update", spoil)
+    with pytest.raises(DivergedError, match=rf"a weight is not finite by step {STEPS}, at a rate of "):
+        run(model=model)
 
 
 def test_the_checkpoint_before_a_divergence_is_a_good_one(tmp_path, at_step, monkeypatch):
@@ -934,7 +951,7 @@ def test_the_checkpoint_before_a_divergence_is_a_good_one(tmp_path, at_step, mon
 
     at_step(6, spoil)
     checkpoint = tmp_path / "checkpoint.safetensors"
-    with pytest.raises(DivergedError, match=rf"by step 7.*the last good checkpoint is {checkpoint}"):
+    with pytest.raises(DivergedError, match=rf"at step 7.*the last good checkpoint is {checkpoint}"):
         run(folder=tmp_path, checkpoint_seconds=0, model=model)
     assert progress(checkpoint)["step"] == 6
     assert all(tensor.isfinite().all() for tensor in safetensors.torch.load_file(checkpoint).values())

@@ -16,7 +16,16 @@ from tqdm import tqdm
 from zfcore import transfer
 from zfcore.model import build
 from zfcore.trace import trace
-from zfcore.transfer import STRENGTHS, Head, Span, end_of_layer, extract_features, fit_softmax, fit_svm
+from zfcore.transfer import (
+    STRENGTHS,
+    WEAKER,
+    Head,
+    Span,
+    end_of_layer,
+    extract_features,
+    fit_softmax,
+    fit_svm,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 HEADS = {"softmax": fit_softmax, "svm": fit_svm}
@@ -286,8 +295,36 @@ def test_the_strength_is_chosen_by_pictures_that_were_held_out(kind):
 def test_other_pictures_are_held_out_with_another_seed():
     x, y = blobs(400, 60, spread=4)
     head = fit_softmax(x, y)
-    assert set(head.tried) <= set(STRENGTHS)
+    assert set(STRENGTHS) <= set(head.tried) <= set(STRENGTHS + WEAKER)
     assert fit_softmax(x, y, seed=1).tried != head.tried
+
+
+def faint(n=400):
+    """Two classes that differ in the second of two numbers, a thousandth of the first in size."""
+    rng = np.random.default_rng(0)
+    y = np.arange(n) % 2
+    return np.stack([rng.normal(0, 100, n), 0.2 * (y - 0.5) + rng.normal(0, 0.06, n)], 1), y
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_weaker_penalties_are_tried_for_as_long_as_each_is_the_best(kind):
+    x, y = faint()
+    whole = HEADS[kind](x, y, strengths=STRENGTHS + WEAKER).tried
+    expected = {strength: whole[strength] for strength in STRENGTHS}
+    for strength in WEAKER:
+        *others, last = expected.values()
+        if last <= max(others):
+            break
+        expected[strength] = whole[strength]
+    head = HEADS[kind](x, y)
+    assert head.tried == expected
+    assert len(expected) > len(STRENGTHS)
+    assert head.strength == max(expected, key=lambda s: (expected[s], s))
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_no_weaker_penalty_is_tried_where_the_weakest_is_not_the_best(kind):
+    assert tuple(HEADS[kind](*blobs(400, 60, spread=4)).tried) == STRENGTHS
 
 
 def test_one_picture_of_each_class_is_enough():

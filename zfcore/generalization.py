@@ -48,7 +48,7 @@ from zfcore.transfer import Head, Span, extract_features, fit_softmax, fit_svm
 
 BACKGROUND = {"caltech101": "BACKGROUND_Google", "caltech256": "257.clutter"}
 SIZES = {"caltech256": (15, 30, 45, 60)}  # of the tables; 15 and 30 elsewhere
-CURVE = (1, 2, 3, 5, 7, 10, 15, 20, 25, 30, 45, 60)
+CURVE = (1, 2, 3, 5, 6, 7, 10, 15, 20, 25, 30, 45, 60)
 LAYERS = (1, 2, 3, 4, 5, 7)
 TARGETS = ("table3", "table4", "table5", "table6", "fig7")
 
@@ -250,12 +250,14 @@ def reproduce(
         return
     parts = [_parts(row) for row in chosen if row != "scratch"]
     together = {kind: tuple({n for k, _, n in parts if k == kind}) for kind, _, _ in parts}
+    span: dict[tuple, Span] = {}  # the last one: heads on the same pictures follow each other
+    chosen.sort(key=lambda row: 0 if row == "scratch" else _parts(row)[2])
     for number in splits:
         for row in chosen:
             if row == "scratch":
                 _from_scratch(transfer, target, number, say)
             else:
-                _heads(transfer, target, row, number, together, say)
+                _heads(transfer, target, row, number, together, span, say)
 
 
 def _parts(row: str) -> tuple[str, str, int]:
@@ -311,11 +313,12 @@ def _heads(
     row: str,
     number: int,
     together: Mapping[str, Sequence[int]],
+    last: dict[tuple, Span],
     say: Callable[[str], None],
 ) -> None:
     """One row of one split: fit the head at every size, judge it, record it.
 
-    ``together`` are the layers of each network that are extracted in one pass.
+    ``together`` are the layers of each network that are extracted in one pass; ``last`` keeps one span.
     """
     kind, head, layer = _parts(row)
     weights = transfer.source[1]["sha256"] if kind == "pretrained" else None
@@ -324,6 +327,8 @@ def _heads(
     lines = (False, True) if transfer.data in BACKGROUND and target in ("table3", "table4") else (False,)
     for background in lines:
         shared = _config(transfer, head=head, layer=layer, background=background)
+        if target == "fig7":
+            shared["sizes"] = sizes
         configs = [shared] if target == "fig7" else [shared | {"per class": k} for k in sizes]
         pictures = transfer.pictures
         place = _Place(target, row, number, pictures.sha256, weights)
@@ -338,8 +343,12 @@ def _heads(
         curve, begin = {}, time.monotonic()
         for k in sizes:
             start, mine = time.monotonic(), split.train[split.rank < k]
-            span = Span(x[mine])
-            fitted = {"softmax": fit_softmax, "svm": fit_svm}[head](span, labels[mine], seed=number)
+            which = kind, layer, number, background, k
+            if which not in last:
+                last.clear()
+                last[which] = Span(x[mine])
+            fit = {"softmax": fit_softmax, "svm": fit_svm}[head]
+            fitted = fit(last[which], labels[mine], seed=number)
             each = per_class_accuracy(fitted.predict(tests[0]), tests[1])
             found = {"accuracy": round(float(each.mean()), 3), "strength": fitted.strength}
             found |= {"each": [round(v, 1) for v in each.tolist()]}

@@ -21,10 +21,12 @@ Example::
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 from collections import OrderedDict
@@ -616,6 +618,14 @@ def write_atomically(path: str | os.PathLike, blob: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_partial(path: str | os.PathLike) -> None:
+    """Remove what is left of writes of this file whose process was killed; no other may be writing it."""
+    path = Path(path).resolve()
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if re.fullmatch(r"[0-9a-f]{16}", left.suffix[1:]):
+            left.unlink()
 
 
 @contextmanager

@@ -55,7 +55,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from zfcore.data import Pictures, batches, centre_crop, crop_flip
-from zfcore.model import alone_in, initialize_, renormalize_filters_, write_atomically
+from zfcore.model import alone_in, initialize_, remove_partial, renormalize_filters_, write_atomically
 
 _POSITIVE = (lambda value: 0 < value < math.inf, "a number above 0")
 _SHARE = (lambda value: 0 <= value < 1, "from 0 to less than 1")
@@ -251,7 +251,7 @@ def train(
     Raises
     ------
     DivergedError
-        NaN or infinite loss; says between which steps, the rate and where the last good checkpoint is.
+        NaN or infinite loss; says at which step, the rate and where the last good checkpoint is.
     CheckpointError
         ``folder`` holds a checkpoint that is damaged or belongs to other settings.
     ValueError
@@ -294,6 +294,8 @@ def train(
         state = _State(model, recipe, settings)
         low_precision = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
         mean, labels = pictures.mean().to(device, state.dtype), pictures.labels.to(device)
+        if checkpoint is not None and rank == 0:
+            remove_partial(checkpoint)
         if checkpoint is not None and checkpoint.exists():
             state.read(checkpoint)
         if _largest(device, state.step, -state.step) != [state.step, -state.step]:
@@ -304,6 +306,10 @@ def train(
         forward = torch.compile(forward, dynamic=False) if compile else forward
 
         chance = 100 * (1 - int(validation.labels.bincount().max()) / len(validation))
+
+        def rate_at(step: int) -> float:  # of which the first is 1
+            return learning_rate(recipe, step - 1, steps, state.history, chance)
+
         first, position = divmod(state.step, steps_per_epoch)
         bar = tqdm(
             total=epochs * len(labels),
@@ -323,7 +329,7 @@ def train(
                 shares = [batch[rank::world] for batch in todo]
                 decoded = batches(pictures, shares, device, workers)
                 for batch, share, pixels in zip(todo, shares, decoded, strict=True):
-                    rate = learning_rate(recipe, state.step, steps, state.history, chance)
+                    rate = rate_at(state.step + 1)
                     chosen = share.to(device, non_blocking=True)
                     x = augment(pixels, mean, chosen, seed, epoch, input_size, recipe.scale)
                     masks.begin(_hash(chosen, seed, epoch, 3))
@@ -338,7 +344,7 @@ def train(
                     if not ends and (world == 1 or state.step % 10 == 0):  # seldom: processes wait for it
                         save = interruption.agreed(device, state.age() > checkpoint_seconds)
                     if ends or save or state.step % 50 == 0:  # seldom, for it makes a GPU wait
-                        state.insist_on_finite(rate, checkpoint)
+                        state.insist_on_finite(rate_at, checkpoint)
                         loss = float(state.epoch_loss) / min(len(labels), position * recipe.batch_size)
                         bar.set_postfix_str(f"epoch {epoch + 1}, loss {loss:.3f}, rate {rate:.2g}", False)
                     if save:
@@ -567,8 +573,9 @@ class _State:
         )
         self._kept = copy.deepcopy(model).eval()
         self.average = list(self._kept.parameters())
-        self.step = self._finite_at = 0
+        self.step = 0
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=self.average[0].device)
+        self.diverged_at = torch.zeros_like(self.epoch_loss)  # the first step whose loss is not finite
         self.epoch_seconds = 0.0
         self.history: list[dict[str, float]] = []
         self._clock = self._saved = time.monotonic()
@@ -591,6 +598,8 @@ class _State:
         if world > 1:
             dist.all_reduce(total)
         self.epoch_loss += total
+        first = (self.diverged_at == 0) & ~total.isfinite()
+        self.diverged_at = torch.where(first, self.step, self.diverged_at)
         if self.recipe.average is not None and self.step % 10 == 0:
             before = self.step // 10 - 1
             decay = min(
@@ -600,18 +609,25 @@ class _State:
                 torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
 
     @torch.no_grad()
-    def insist_on_finite(self, rate: float, checkpoint: Path | None) -> None:
-        """Raise :class:`DivergedError` if the loss or a weight is not a number any more."""
-        if not math.isfinite(
-            float(self.epoch_loss + nn.utils.get_total_norm(self.average + self.parameters))
-        ):
-            known = checkpoint is not None and checkpoint.exists()
-            where = f"the last good checkpoint is {checkpoint}" if known else "there is no checkpoint yet"
-            raise DivergedError(
-                f"the loss is not finite by step {self.step}, at a rate of {rate:.2g}, and was by step "
-                f"{self._finite_at}; {where}; try a lower rate, a longer warm-up, or clipped gradients"
-            )
-        self._finite_at = self.step
+    def insist_on_finite(self, rate_at: Callable[[int], float], checkpoint: Path | None) -> None:
+        """Raise :class:`DivergedError` if the loss or a weight is not a number any more.
+
+        ``rate_at`` tells the rate of a step, of which the first is 1.
+        """
+        if math.isfinite(float(self.epoch_loss + nn.utils.get_total_norm(self.average + self.parameters))):
+            return
+        step = int(self.diverged_at)  # 0 where a weight is not finite, and the loss has not met it yet
+        what = (
+            f"the loss is not finite at step {step}"
+            if step
+            else f"a weight is not finite by step {self.step}"
+        )
+        known = checkpoint is not None and checkpoint.exists()
+        where = f"the last good checkpoint is {checkpoint}" if known else "there is no checkpoint yet"
+        raise DivergedError(
+            f"{what}, at a rate of {rate_at(step or self.step):.2g}; {where}; "
+            "try a lower rate, a longer warm-up, or clipped gradients"
+        )
 
     def begin_epoch(self) -> None:
         self.epoch_loss.zero_()
@@ -660,10 +676,8 @@ class _State:
         tensors["epoch_loss"] = self.epoch_loss
         tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
         progress = {"step": self.step, "seconds": self.epoch_seconds, "history": self.history}
-        metadata = {
-            "state": json.dumps({"settings": self.settings, **progress}),
-            "checksum": _checksum(tensors),
-        }
+        state = json.dumps({"settings": self.settings, **progress})
+        metadata = {"state": state, "checksum": _checksum(tensors, state)}
         write_atomically(path, safetensors.torch.save(tensors, metadata=metadata))
         self._write_history(path)
 
@@ -674,19 +688,15 @@ class _State:
                 state = json.loads(metadata["state"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
                 progress = state["step"], state["seconds"], state["history"], state["settings"]
-            if metadata.get("checksum", _checksum(tensors)) != _checksum(tensors):
+            if metadata["checksum"] != _checksum(tensors, metadata["state"]):
                 raise ValueError("its checksum differs")
         except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
             raise CheckpointError(
                 f"{path} is not a whole checkpoint of this trainer ({error}); move it away"
             ) from error
-        settings = json.loads(json.dumps(self.settings))
-        # A checkpoint from before they told their validation pictures goes on with any, and one from before
-        # they told what "auto" had stood for goes on in any precision.
-        there = {"validation": settings["validation"]} | state["settings"]
-        there |= {"precision": settings["precision"]} if there.get("precision") == "auto" else {}
+        settings, there = json.loads(json.dumps(self.settings)), state["settings"]
         if there != settings:
-            differing = ", ".join(key for key, value in settings.items() if there.get(key) != value)
+            differing = ", ".join(key for key in settings | there if there.get(key) != settings.get(key))
             raise CheckpointError(
                 f"{path} belongs to another run (it differs in {differing}); give another folder"
             )
@@ -705,7 +715,6 @@ class _State:
                 f"{path} belongs to another network: {error}; give another folder"
             ) from error
         self.step, self.epoch_seconds, self.history, _ = progress
-        self._finite_at = self.step
         if _processes()[0] == 0:
             self._write_history(path)  # killed between checkpoint and history, it lags behind
 
@@ -720,12 +729,13 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    """CRC-32 over the bytes of all tensors: safetensors itself does not notice a flipped bit."""
-    total = 0
+def _checksum(tensors: dict[str, Tensor], state: str = "") -> str:
+    """CRC-32 over a text and all tensors, with their names and shapes: safetensors notices no flipped bit."""
+    total = zlib.crc32(state.encode())
     for name in sorted(tensors):
-        values = tensors[name].detach().cpu().reshape(-1)
-        total = zlib.crc32(values.view(torch.uint8).numpy(), total)
+        values = tensors[name].detach().cpu()
+        total = zlib.crc32(f"{name} {values.dtype} {list(values.shape)}".encode(), total)
+        total = zlib.crc32(values.reshape(-1).view(torch.uint8).numpy(), total)
     return f"{total:08x}"
 
 

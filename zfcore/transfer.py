@@ -60,6 +60,8 @@ Array = np.ndarray | Tensor
 
 #: The λ that are tried, from the strongest; each goes on from the weights of the one before.
 STRENGTHS = tuple(float(f"{x:.2g}") for x in np.logspace(-1, -5, 9))
+#: Those that follow where the weakest of them is the best, for as long as each is better than all before.
+WEAKER = tuple(float(f"{x:.2g}") for x in np.logspace(-5.5, -8, 6))
 #: What is taken where no class has a second picture to hold out.
 DEFAULT_STRENGTH = 1e-3
 
@@ -368,7 +370,7 @@ def fit_softmax(
     features: Array | Span,
     labels: Array,
     *,
-    strengths: Sequence[float] = STRENGTHS,
+    strengths: Sequence[float] | None = None,
     groups: Array | None = None,
     seed: int = 0,
 ) -> Head:
@@ -382,7 +384,8 @@ def fit_softmax(
     labels
         (n,), whole numbers of any values.
     strengths
-        The λ to choose from; with one, nothing is held out.
+        The λ to choose from; with one, nothing is held out. By default :data:`STRENGTHS`, and weaker ones
+        for as long as the weakest is the best.
     groups
         (n,), rows that must not be held out apart: the same picture under several labels.
     seed
@@ -405,7 +408,7 @@ def fit_svm(
     features: Array | Span,
     labels: Array,
     *,
-    strengths: Sequence[float] = STRENGTHS,
+    strengths: Sequence[float] | None = None,
     groups: Array | None = None,
     seed: int = 0,
 ) -> Head:
@@ -420,7 +423,7 @@ def _fit(
     kind: str,
     features: Array | Span,
     labels: Array,
-    strengths: Sequence[float],
+    strengths: Sequence[float] | None,
     groups: Array | None,
     seed: int,
 ) -> Head:
@@ -432,19 +435,22 @@ def _fit(
         )
     if len(classes) < 2:
         raise ValueError(f"there is one class, {classes.tolist()}; a classifier needs two")
+    grid = STRENGTHS + WEAKER if strengths is None else tuple(strengths)
     solver = _Solver(kind, span, y, len(classes))
     start, tried = np.zeros((span.z.shape[1] + 1, len(classes))), {}
     held = _held_out(y, groups, seed)
-    if len(strengths) > 1 and held.any():
-        found = {}
-        for strength in sorted(strengths, reverse=True):
+    if len(grid) > 1 and held.any():
+        found, best = {}, None
+        for strength in sorted(grid, reverse=True):
+            if strengths is None and strength in WEAKER and best != min(tried):
+                break
             start = found[strength] = solver.solve(~held, strength, start)
             right = (span.z[held] @ start[:-1] + start[-1]).argmax(1) == y[held]
             tried[strength] = float(right.mean())
-        strength = max(tried, key=lambda s: (tried[s], s))  # of equals the strongest
-        start = found[strength]
+            best = max(tried, key=lambda s: (tried[s], s))  # of equals the strongest
+        strength, start = best, found[best]
     else:
-        strength = strengths[0] if len(strengths) == 1 else DEFAULT_STRENGTH
+        strength = grid[0] if len(grid) == 1 else DEFAULT_STRENGTH
     solution = solver.solve(np.ones(len(y), bool), strength, start)
     weights = span.lift(solution[:-1])
     bias = solution[-1] - span.mean @ weights
