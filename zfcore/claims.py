@@ -453,9 +453,10 @@ def _slow_upper_layers(e: Evidence):
 
 @_tests(11)
 def _jumps(e: Evidence):
-    # A jump is a picture unlike the one before: most jumps have to come with a change of image. Images stay
-    # mostly in the lower layers, whose projections are alike anyway, so how alike they are is told within
-    # each layer. Maps are drawn, not single transitions: the transitions of one map are not independent.
+    # A jump is a picture unlike the one before: more jumps than other steps have to come with a change of
+    # image. Images stay mostly in the lower layers, whose projections are alike anyway, so both this and how
+    # alike they are is told within each layer. Maps are drawn, not single transitions: the transitions of
+    # one map are not independent.
     arrays, _ = _evolution(e)
     layers, leaps = [], []
     for changed, likeness in jumps(arrays).values():  # (E - 1, M) each
@@ -465,28 +466,30 @@ def _jumps(e: Evidence):
             [part.sum(0) for here in (~changed & known, changed & known) for part in (value * here, here)]
         )
         jumped = known & (likeness < JUMP)
-        leaps.append([(jumped & changed).sum(0), jumped.sum(0)])
+        leaps.append([(jumped & changed).sum(0), jumped.sum(0), (known & changed).sum(0), known.sum(0)])
     sums = np.array(layers, float)  # (L, 4, M): likenesses and count where the image stayed, where it changed
-    changes, leapt = np.concatenate(leaps, 1).astype(float)  # (L·M,): jumps with another image, all jumps
+    steps = np.array(leaps, float)  # (L, 4, M): jumps with another image, jumps, steps with another, steps
     if not _weights(sums.sum(-1)).any():
         raise UntestableError("still")
-    if not leapt.any():
+    if not steps[:, 1].any():
         raise UntestableError("smooth", below=JUMP)
-    yield drawn(
-        "",
-        [changes, leapt],
-        lambda a, b, axis: a.sum(axis) / b.sum(axis).clip(1),
-        100,
-        paired=True,
-        wanted=1,
-        null=50,
-    )
+    maps = [np.arange(sums.shape[-1])]
+    yield drawn("", maps, lambda m, axis: _beyond_all(steps[:, :, m].sum(axis)), 100, wanted=1)
     stays, moves = sums[:, 1].sum(1), sums[:, 3].sum(1)
+    with_another, leapt, _, _ = steps.sum((0, 2))
     share = moves.sum() / (stays + moves).sum()
-    yield "jumps", {"jumps": int(leapt.sum()), "all": int((stays + moves).sum()), "share": share}
-    held = drawn("", [np.arange(sums.shape[-1])], lambda maps, axis: _within(sums[:, :, maps].sum(axis)))
+    counts = {"jumps": int(leapt), "all": int((stays + moves).sum())}
+    yield "jumps", {**counts, "share": share, "leapt": with_another / leapt}
+    held = drawn("", maps, lambda m, axis: _within(sums[:, :, m].sum(axis)))
     yield "within", {"mean": held.mean, "low": held.low, "high": held.high}
     yield "cases", {"stays": ", ".join(f"{n:.0f}" for n in stays), "all": f"{(stays + moves).max():.0f}"}
+
+
+def _beyond_all(steps: np.ndarray) -> np.ndarray:
+    """Of all jumps, (L, 4, …), the share with another image, minus that of all steps of the same layers."""
+    with_another, jumps, changes, all_steps = steps.swapaxes(0, 1)
+    expected = jumps * changes / all_steps.clip(1)
+    return (with_another - expected).sum(0) / jumps.sum(0).clip(1)
 
 
 def _weights(sums: np.ndarray) -> np.ndarray:
