@@ -478,6 +478,8 @@ def test_a_claim_says_on_how_many_pictures_and_networks_it_rests(ledger):
     claim_24(ledger, 1)
     claim_30(ledger, 1)
     assert (verdict(ledger, 23).n, verdict(ledger, 23).scale) == ("20 to 24", "caltech101; zfnet-64")
+    claim_1(ledger, 1)
+    assert verdict(ledger, 1).n == "48 filters", "not the pictures that the network was validated with"
     assert (verdict(ledger, 24).n, verdict(ledger, 24).scale) == ("400", "tiny-imagenet; alexnet, zfnet")
     assert verdict(ledger, 30).scale == "caltech101; zfnet-64"
 

@@ -104,6 +104,7 @@ class Claim:
     measure: str
     chapter: str
     aside: str
+    counted: str
     verdict: str
     why: str
     numbers: tuple[Number, ...] = ()
@@ -115,9 +116,11 @@ class Claim:
 
     @property
     def n(self) -> str:
-        """On how many pictures, as ``"10,000"``, or ``"20 to 24"`` where entries differ."""
-        counts = sorted({entry["n"] for entry in self.entries})
-        return " to ".join(f"{n:,}" for n in dict.fromkeys(counts[:1] + counts[-1:]))
+        """On how many pictures, ``"10,000"``, or ``"20 to 24"`` where entries differ; or ``"48 filters"``."""
+        drawn = {size for number in self.numbers for size in number.sizes}
+        counts = sorted(drawn or {entry["n"] for entry in self.entries})
+        words = " to ".join(f"{n:,}" for n in dict.fromkeys(counts[:1] + counts[-1:]))
+        return f"{words} {self.counted}".strip()
 
     @property
     def scale(self) -> str:
@@ -192,7 +195,7 @@ def _judged(said: dict[str, Any], chapter: str, results: Path, book: Path) -> Cl
         read = ", ".join(f"{e['ledger']}: {e['row']}" for e in evidence.entries) or "no entry"
         raise LedgerError(f"claim {said['number']} cannot be judged (read: {read}): {error}") from error
     there = (book / f"{said['chapter']}.ipynb").exists()
-    words = ("number", "section", "claim", "paper", "test", "measure", "aside")
+    words = ("number", "section", "claim", "paper", "test", "measure", "aside", "counted")
     return Claim(
         **{key: said.get(key, "") for key in words},
         chapter=chapter,

@@ -64,7 +64,8 @@ class Number:
     """A measured number with its 95 % interval, and where the claim wants it.
 
     ``wanted`` is 1 or −1 for above or below ``null``, 0 for within ``margin`` of it, None where the number
-    only stands beside the others. Means are nan where there is no value.
+    only stands beside the others. Means are nan where there is no value. ``sizes`` are those of the samples
+    that it was computed from here, if it was.
     """
 
     label: str
@@ -75,6 +76,7 @@ class Number:
     null: float = 0.0
     margin: float = 0.0
     text: str = ""
+    sizes: tuple[int, ...] = ()
 
     @property
     def stands(self) -> int | None:
@@ -249,7 +251,7 @@ def contrast(
         freedom = variance**2 / sum(v**2 / (len(x) - 1) for v, x in zip(parts, samples, strict=True))
         half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance)
     low, high = sorted((times * (mean - half), times * (mean + half)))
-    return measured(label, times * mean, low, high, **asked)
+    return measured(label, times * mean, low, high, sizes=tuple(map(len, samples)), **asked)
 
 
 def drawn(
@@ -267,4 +269,5 @@ def drawn(
     ).confidence_interval  # fmt: skip
     mean = times * float(statistic(*samples, axis=-1))
     low, high = sorted((times * float(found.low), times * float(found.high)))
-    return measured(label, mean, min(low, mean), max(high, mean), **asked)
+    sizes = tuple(map(len, samples))
+    return measured(label, mean, min(low, mean), max(high, mean), sizes=sizes, **asked)
