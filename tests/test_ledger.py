@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import zfcore.ledger
 from zfcore.ledger import (
     LedgerError,
+    code_version,
     find,
     is_control,
     outcomes,
@@ -245,14 +246,23 @@ def test_the_code_is_told_by_version_and_commit(tmp_path, monkeypatch):
         name = ["-c", "user.name=a", "-c", "user.email=a@b"]
         subprocess.run(["git", "-C", tmp_path, *name, *arguments], check=True, capture_output=True)
 
-    assert provenance()["code"] == zfcore.__version__
-    git("init")
-    assert provenance()["code"] == zfcore.__version__, "not a file of this repository"
-    git("add", ".")
-    git("commit", "-m", "a")
-    assert re.fullmatch(rf"{zfcore.__version__} \([0-9a-f]{{12}}\)", provenance()["code"])
-    (package / "__init__.py").write_text("x = 1")
-    assert provenance()["code"].endswith("+dirty)")
+    def fresh():
+        code_version.cache_clear()
+        return provenance()["code"]
+
+    try:
+        assert fresh() == zfcore.__version__
+        git("init")
+        assert fresh() == zfcore.__version__, "not a file of this repository"
+        git("add", ".")
+        git("commit", "-m", "a")
+        assert re.fullmatch(rf"{zfcore.__version__} \([0-9a-f]{{12}}\)", fresh())
+        first = provenance()["code"]
+        (package / "__init__.py").write_text("x = 1")
+        assert provenance()["code"] == first, "this process has read what was there before"
+        assert fresh().endswith("+dirty)")
+    finally:
+        code_version.cache_clear()
 
 
 def test_every_ledger_in_the_book_is_in_order():

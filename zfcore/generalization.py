@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from zfcore.data import VOC_CLASSES, LabelledPictures, caltech, centre_crop, patches, voc
 from zfcore.evaluate import probabilities
-from zfcore.ledger import RESULTS, find, insist_on_place, provenance, record
+from zfcore.ledger import RESULTS, code_version, find, insist_on_place, provenance, record
 from zfcore.model import ARCHITECTURES, load, network_of, save, untrained
 from zfcore.protocols import (
     Split,
@@ -235,6 +235,7 @@ def reproduce(
     FileNotFoundError
         The data are not on this machine; the message says how to get them.
     """
+    code_version()  # what is read from here on
     chosen = rows_of(target, rows)
     foreign = {"table3": "caltech256", "table4": "caltech101"}.get(target) == transfer.data
     if foreign or (transfer.data in ("voc2007", "voc2012")) != (target == "table5"):

@@ -33,6 +33,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,8 @@ def provenance(
 ) -> dict[str, Any]:
     """What an entry has to say about how it was made: code, torch, device, seconds, command, date.
 
-    ``seconds`` of wall time; ``command`` is by default the one this process was started by.
+    ``seconds`` of wall time; ``command`` is by default the one this process was started by. The code is that
+    of this process's first :func:`code_version`, which long work asks for when it begins.
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -224,7 +226,7 @@ def provenance(
     else:
         machine = f"{device.type}, {platform.machine()}, {torch.get_num_threads()} threads"
     return {
-        "code": _code_version(),
+        "code": code_version(),
         "torch": torch.__version__,
         "device": machine,
         "seconds": round(seconds, 3),
@@ -233,8 +235,12 @@ def provenance(
     }
 
 
-def _code_version() -> str:
-    """``0.1.0``, in a checkout ``0.1.0 (1a2b3c4d5e6f)``, with changes ``0.1.0 (1a2b3c4d5e6f+dirty)``."""
+@cache
+def code_version() -> str:
+    """``0.1.0``, in a checkout ``0.1.0 (1a2b3c4d5e6f)``, with changes ``0.1.0 (1a2b3c4d5e6f+dirty)``.
+
+    Asked once: a checkout may move on while a process works with the code that it has read.
+    """
     package = Path(zfcore.__file__).parent
 
     def git(*arguments: str) -> str:

@@ -2,7 +2,8 @@
 
 §3 resizes the smaller side of every picture to 256 and takes the centre square; ImageNet's 1.28
 million large JPEG files become squares once, so that an epoch need not decode and resize them again,
-and about sixty files instead of a million, so that a disk reads them in long runs.
+and about sixty files instead of a million. An epoch takes them in a fresh order over all shards, each picture
+by one seek, which is for solid-state disks and for what the machine keeps in memory.
 
 A shard is a plain tar in the layout of webdataset (``0000012.jpg``, ``0000012.cls``), which other
 readers take as it is; picture i of the sorted list lies in shard i mod S, so that every shard has all

@@ -40,7 +40,7 @@ from zfcore.data import DATA_SETS, Pictures, data_set
 from zfcore.evaluate import judge, outcomes, percent
 from zfcore.evolution import EPOCHS, Evolution
 from zfcore.fetch import DATASETS
-from zfcore.ledger import RESULTS, find, pack_outcomes, provenance, record
+from zfcore.ledger import RESULTS, code_version, find, pack_outcomes, provenance, record
 from zfcore.model import ARCHITECTURES, build, load, save, until, write_atomically
 from zfcore.train import (
     BRIEF,
@@ -575,6 +575,7 @@ def reproduce(
     ValueError
         Before a training of Fig. 4 or 5, when the file that it would leave is another entry's.
     """
+    code_version()  # what is read from here on
     diverged = []
     for row, seed in _steps(target, rows, seeds):
         title = row.name if seed is None else f"{row.name}, seed {seed}"

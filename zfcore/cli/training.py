@@ -273,7 +273,7 @@ def train(
         "terms": DATASETS[data].terms if data in DATASETS else None,
         "command": as_typed(),
         "made_on": f"{processes} × {device}, torch {torch.__version__}",
-        "code": ledger.provenance()["code"],
+        "code": ledger.code_version(),
         "date": datetime.date.today().isoformat(),
     }
 
