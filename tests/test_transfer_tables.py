@@ -3,6 +3,7 @@
 import pytest
 
 from zfcore.generalization import rows_of
+from zfcore.model import load
 from zfcore.protocols import paired
 from zfcore.transfer_tables import (
     TABLE3,
@@ -10,6 +11,8 @@ from zfcore.transfer_tables import (
     TABLE5,
     TABLE6,
     accuracies,
+    at_size,
+    changed,
     class_curves,
     compare,
     entries_of,
@@ -81,5 +84,49 @@ def test_of_several_experiments_the_one_with_most_splits_counts_then_the_longest
     assert accuracies([*entries, entry(2, 20)], "scratch") == {0: 20.0, 1: 20.0, 2: 20.0}
 
 
+def test_experiments_that_are_as_long_are_not_taken_for_each_other():
+    def entry(seed, duplicates):
+        config = {"per class": 30, "duplicates": duplicates}
+        return {"row": "svm(5)", "seed": seed, "values": {"accuracy": 50.0}, "config": config}
+
+    entries = [entry(seed, duplicates) for seed in (0, 1) for duplicates in ("kept", "dropped")]
+    with pytest.raises(ValueError, match=r"svm\(5\) has several entries of a split"):
+        accuracies(entries, "svm(5)")
+    assert accuracies(entries, "svm(5)", duplicates="dropped") == {0: 50.0, 1: 50.0}
+
+
+def test_a_row_without_duplicates_is_compared_with_itself_split_by_split():
+    def entry(seed, accuracy):
+        config = {"per class": 30}
+        values = {"accuracy": accuracy}
+        return {
+            "row": "svm(5)",
+            "seed": seed,
+            "values": values,
+            "config": config,
+            "data": "caltech101",
+            "n": 2945,
+        }
+
+    kept, less = ([entry(s, a) for s, a in enumerate(found)] for found in ([60, 62, 61], [61, 62.5]))
+    assert changed(kept, less, "svm(5)") == paired({0: 61, 1: 62.5}, {0: 60, 1: 62}, 2945 / 3030)
+    assert changed(kept, less[:1], "svm(5)") is None
+    assert changed(kept, less, "svm(7)") is None
+
+
+def test_a_size_of_a_curve_is_an_entry_of_its_own():
+    values = {"per class": [1, 3], "accuracy": [20.0, 40.0], "strength": [0.1, 0.01]}
+    curve = {"row": "pretrained", "seed": 0, "values": values, "config": {"sizes": [1, 3]}}
+    [point] = at_size([curve], 3)
+    assert (point["values"], point["config"]["per class"]) == ({"accuracy": 40.0}, 3)
+    assert at_size([curve], 2) == []
+
+
 def test_an_empty_ledger_has_no_entries():
     assert entries_of("no-such-table", "caltech101", "0") == []
+
+
+def test_controls_stand_beside_weights_of_their_own_layers_only():
+    sha256 = load("zfnet-64")[1]["sha256"]
+    assert {e["row"] for e in entries_of("table3", "caltech101", sha256)} >= {"random, layer 7"}
+    assert entries_of("table3", "caltech101", "0" * 64) == []

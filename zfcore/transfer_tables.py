@@ -94,31 +94,33 @@ def spread(accuracies: Sequence[float]) -> str:
 
 
 def accuracies(entries: Sequence[Mapping[str, Any]], row: str, **config: Any) -> dict[int, float]:
-    """The accuracy of each split of a row with this config, ``{split: %}``, among the ledger's entries.
-
-    Raises ``ValueError`` where the config does not tell two entries of a split apart.
-    """
-    found = of_row(entries, row, **config)
-    each = {entry["seed"]: entry["values"]["accuracy"] for entry in found}
-    if len(each) < len(found):
-        raise ValueError(f"{row} has several entries of a split with {config}; say which")
-    return each
+    """The accuracy of each split of a row with this config, ``{split: %}``; errors are :func:`of_row`'s."""
+    return {entry["seed"]: entry["values"]["accuracy"] for entry in of_row(entries, row, **config)}
 
 
 def of_row(entries: Sequence[Mapping[str, Any]], row: str, **config: Any) -> list[Mapping[str, Any]]:
     """The entries of a row with this config, of one experiment: that with most splits, then most epochs.
 
     Experiments differ in the network, in how it was trained from scratch, or in the pictures that they drop.
+
+    Raises
+    ------
+    ValueError
+        The config does not tell two entries of a split apart, or two experiments that are as long.
     """
     experiments: dict[str, list[Mapping[str, Any]]] = {}
     for entry in entries:
         if entry["row"] == row and all(entry["config"].get(key) == config[key] for key in config):
             which = [entry["config"].get(key) for key in _EXPERIMENT]
             experiments.setdefault(json.dumps(which, sort_keys=True), []).append(entry)
-    return max(experiments.values(), key=_extent, default=[])
+    longest = max(map(_extent, experiments.values()), default=None)
+    found = [entries for entries in experiments.values() if _extent(entries) == longest]
+    if len(found) > 1 or (found and longest[0] < len(found[0])):
+        raise ValueError(f"{row} has several entries of a split with {config}; say which")
+    return found[0] if found else []
 
 
-_EXPERIMENT = ("architecture", "width", "recipe", "epochs", "dropped")
+_EXPERIMENT = ("architecture", "width", "recipe", "epochs", "duplicates", "dropped", "sizes")
 
 
 def _extent(entries: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
@@ -136,8 +138,7 @@ def entries_of(target: str, data: str, weights_sha256: str, **config: Any) -> li
     return [
         entry
         for entry in found
-        if entry["weights_sha256"] == weights_sha256
-        or (is_control(entry) and (not own or _layers(entry) in own))
+        if entry["weights_sha256"] == weights_sha256 or (is_control(entry) and _layers(entry) in own)
     ]
 
 
@@ -153,12 +154,32 @@ def tests_per_training(entry: Mapping[str, Any], per_class: int) -> float:
 
 def compare(entries: Sequence[Mapping[str, Any]], a: str, b: str, **config: Any) -> Paired | None:
     """Row a minus row b, as :func:`zfcore.protocols.paired`; None for fewer than two splits in common."""
-    ours, theirs = (accuracies(entries, row, **config) for row in (a, b))
+    return _paired(of_row(entries, a, **config), of_row(entries, b, **config))
+
+
+def changed(
+    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], row: str, **config: Any
+) -> Paired | None:
+    """A row among other entries minus the same row before, as without duplicates and with; see above."""
+    return _paired(of_row(after, row, **config), of_row(before, row, **config))
+
+
+def _paired(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> Paired | None:
+    ours, theirs = ({e["seed"]: e["values"]["accuracy"] for e in entries} for entries in (a, b))
     if len(ours.keys() & theirs.keys()) < 2:
         return None
-    first = of_row(entries, a, **config)[0]
-    ratio = tests_per_training(first, first["config"]["per class"])
-    return paired(ours, theirs, ratio)
+    return paired(ours, theirs, tests_per_training(a[0], a[0]["config"]["per class"]))
+
+
+def at_size(entries: Sequence[Mapping[str, Any]], per_class: int) -> list[dict[str, Any]]:
+    """The entries of Fig. 7 that have this size, as Table 3 has them: one accuracy, one ``per class``."""
+    found = []
+    for entry in entries:
+        points = dict(zip(entry["values"]["per class"], entry["values"]["accuracy"], strict=True))
+        if per_class in points:
+            config = {**entry["config"], "per class": per_class}
+            found.append({**entry, "values": {"accuracy": points[per_class]}, "config": config})
+    return found
 
 
 def in_words(difference: Paired | None, a: str, b: str) -> str:
