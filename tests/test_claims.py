@@ -365,7 +365,7 @@ def claim_28(ledger, side):
 
 def claim_29(ledger, side):
     for size in (15, 30):
-        ledger.scores("table3", "scratch", 50.0, **{"per class": size})
+        ledger.scores("table3", "scratch", 40.0, **{"per class": size})
         ledger.scores("table3", "pretrained, layer 7", 50.0 + 9 * side, **{"per class": size, "layer": 7})
 
 
@@ -441,6 +441,7 @@ NOTES = {
     26: ["cost +5.0, +5.0 and +30.0 points.", ONE],
     27: [ONE],
     28: [ONE],
+    29: ["nothing was tuned to the small set"],
     30: ["the best hand-made features"],
     34: ["rises by 9.0 more (8.0 to 10.0)", "for 50 % of what the logit led to, for 25 % of the other."],
     35: ["1: +0.30 (+0.29 to +0.31).", "1: −0.30 (−0.31 to −0.29)."],
