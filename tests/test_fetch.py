@@ -453,6 +453,20 @@ def test_an_unpacking_that_fails_leaves_nothing_half_made_and_the_archive(served
     assert len(server.requests) == 1
 
 
+def test_a_disk_too_small_for_what_an_archive_holds_is_known_before_unpacking(
+    served, server, small, monkeypatch
+):
+    served("imagenette")
+    (archive,) = DATASETS["imagenette"].archives
+    small.mkdir(parents=True, exist_ok=True)
+    (small / archive.file).write_bytes(server.files[archive.file])  # brought by hand
+    few = shutil._ntuple_diskusage(10**9, 10**9 - 1_500_000, 1_500_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: few)
+    with pytest.raises(FetchError, match=r"has 1\.5 MB left, but .* are needed \(0\.0 MB to download"):
+        get_data("imagenette")
+    assert [path.name for path in small.iterdir()] == [archive.file]
+
+
 def test_an_archive_with_another_checksum_leaves_nothing(served, server, small):
     served("caltech256")
     server.files["256_ObjectCategories.tar"] += b"!"

@@ -411,15 +411,35 @@ def test_dropped_duplicates_want_a_ledger_of_duplicates(transfer):
         _ = dropped.left_out
 
 
-def test_duplicates_that_are_not_among_the_pictures_are_told(transfer):
-    pairs = [["mine.png", transfer.pictures.files[3], 0.99]]
+def search(*files):
+    """The entry of a search that found these files of the patches among the source's pictures."""
+    pairs = [["mine.png", file, 0.99] for file in files]
     entry = {"row": "tiny-imagenet", "seed": None, "values": {"pairs": pairs}, "n": 9, "data": "patches"}
-    entry |= {
-        "data_sha256": None,
-        "config": {},
-        "weights_sha256": None,
-        **provenance(command="zfcore duplicates"),
-    }
+    unknown = {"data_sha256": None, "config": {}, "weights_sha256": None}
+    return entry | unknown | provenance(command="zfcore duplicates")
+
+
+def test_dropped_duplicates_take_no_part(transfer):
+    files, labels = transfer.pictures.files, transfer.pictures.labels
+    kept = draw_split(labels, 1)
+    learned, tested = int(kept.train[0]), int(kept.test[-1])
+    record("duplicates", search(files[learned], files[tested]), transfer.results)
+    dropped = replace(transfer, duplicates="dropped")
+    dropped.__dict__["pictures"] = transfer.pictures
+    reproduce("table6", dropped, ["svm(5)"], (1,), lambda line: None)
+    [entry] = read("table6", transfer.results)["entries"]
+    assert (entry["config"]["duplicates"], entry["n"]) == ("dropped", len(kept.test) - 2)
+    without = torch.ones(len(labels), dtype=torch.bool).index_fill(0, torch.tensor([learned, tested]), False)
+    split = draw_split(labels, 1, leave_out=~without)
+    assert not {learned, tested} & {*split.train.tolist(), *split.test.tolist()}
+    x = extract_features(transfer.network("pretrained"), transfer.inputs(transfer.pictures.pixels), "layer 5")
+    right = fit_svm(x[split.train], labels[split.train], seed=1).predict(x[split.test]) == labels[split.test]
+    each = [100 * float(right[labels[split.test] == c].double().mean()) for c in range(10)]
+    assert entry["values"]["each"] == pytest.approx(each, abs=0.051)
+
+
+def test_duplicates_that_are_not_among_the_pictures_are_told(transfer):
+    entry = search(transfer.pictures.files[3])
     record("duplicates", entry, transfer.results)
     record("duplicates", entry | {"row": "imagenet"}, transfer.results)  # not what this source has seen
     dropped = replace(transfer, duplicates="dropped")

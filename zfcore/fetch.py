@@ -454,6 +454,7 @@ def get_data(name: str, root: str | os.PathLike | None = None) -> Path:
 def _bring_data(name: str, wanted: DataSet, root: Path) -> Path:
     folder = wanted.folder(root)
     archives = [download(a.url, root / a.file, a.checksum, wanted.unpacked) for a in wanted.archives]
+    _require_room(root, 0, wanted.unpacked)  # they may have lain there, brought by hand
     scratch = root / f".{name}.unpacking"
     shutil.rmtree(scratch, ignore_errors=True)  # what an interrupted run left
     try:
