@@ -914,7 +914,7 @@ def find_duplicates(
     """The pictures that two sets share, by normalised correlation (§5.2).
 
     Found also where one of the two was encoded again, resized, mirrored, made brighter, or cropped by up
-    to 5 % at any edge; :mod:`zfcore.duplicates` says how, and what is measured of it.
+    to 5 % at any edge; :mod:`zfcore.duplicates` says how.
 
     Parameters
     ----------
