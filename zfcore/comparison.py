@@ -166,6 +166,10 @@ def rank_agreement(scores: Sequence[float], wrong: Tensor, draws: int = 1000, se
         The paper's error of each of R rows; the scale does not matter.
     wrong
         Outcomes of our rows over the same pictures, bool (R, N), or their means over seeds, in [0, 1].
+    draws
+        How often pictures are drawn for the interval.
+    seed
+        Of these draws; with more than eight rows also of the random rankings for ``chance``.
 
     Raises
     ------

@@ -151,6 +151,8 @@ def correspondence(
         Of places and exchanges.
     batch_size
         Pictures in one forward pass.
+    progress
+        Whether a bar shows the random places done.
 
     Returns
     -------

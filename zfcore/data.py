@@ -640,6 +640,8 @@ def caltech(name: str, side: int = 64, root: str | os.PathLike | None = None) ->
         ``"caltech101"`` (9,144 pictures, 102 folders) or ``"caltech256"`` (30,607 and 257).
     side
         The smaller side is resized to so many pixels, and the centre square taken.
+    root
+        The folder that holds the data sets; default :func:`data_root`.
 
     Raises
     ------
@@ -700,7 +702,7 @@ def voc(year: int, split: str, side: int = 64, root: str | os.PathLike | None = 
         2007 or 2012; any other whose folder lies beside.
     split
         A list of ``ImageSets/Main``: ``"train"``, ``"val"``, ``"trainval"``, ``"test"``.
-    side
+    side, root
         As in :func:`caltech`.
 
     Raises
@@ -922,6 +924,8 @@ def find_duplicates(
         Sequences of pictures (see :func:`decode`); an item is asked for once, so they may be lazy.
     threshold
         Least correlation, in (0, 1].
+    progress
+        Whether a bar shows the reading of ``a``, then of ``b``.
 
     Returns
     -------
@@ -1050,6 +1054,8 @@ def crop_flip(pixels: Tensor, tops: Tensor, lefts: Tensor, mirrored: Tensor, siz
         (N, C, H, W), or (1, C, H, W) shared by all.
     tops, lefts, mirrored
         (N,) int64 corners in pixels and (N,) bool.
+    size
+        Side of the squares in pixels.
 
     Returns
     -------

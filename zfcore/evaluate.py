@@ -58,6 +58,10 @@ def probabilities(
         1 (the centre) or 10.
     batch_size
         Crops in one forward pass. Default: 100 on a CPU, elsewhere 2000 of 56 px, or as many pixels.
+    device
+        Where the network runs; a copy of pictures in memory stays there.
+    progress
+        Whether a bar shows the batches done.
     workers
         Processes that decode a pack (see :func:`zfcore.data.batches`).
     low_precision
@@ -214,8 +218,12 @@ def judge(
     ----------
     networks
         By any name, each with its card, as :func:`zfcore.model.load` gives them.
+    pictures
+        As in :func:`probabilities`; their labels are the truth.
     crops
         1, 10 or both.
+    together
+        Whether the mean of all networks' probabilities is judged too.
     options
         As in :func:`probabilities`.
 

@@ -781,6 +781,8 @@ def network(
         needs nothing; the card then knows how the network wants its pictures, and of no error.
     seed
         Of the random weights; the global generator is left as it was.
+    root
+        As for :func:`get_weights`; random weights need none.
 
     Raises
     ------

@@ -391,10 +391,16 @@ class Gallery:
 
         Parameters
         ----------
-        maps
+        folder
+            Of the files; a missing one is made.
+        name
+            Of the weights, as for :meth:`load`.
+        maps, seed
             At most so many features of a layer, drawn with ``seed``. Default: all.
         quality
             Of the lossy WebP, 0 to 100. Cells smaller than ``LOSSLESS_BELOW`` pixels are stored exactly.
+        progress
+            Whether a bar shows the features done, layer by layer.
         about
             More to say of what it was made from: ``data``, ``data_sha256``, ``command``.
 
@@ -471,6 +477,12 @@ def strongest(
 
     Parameters
     ----------
+    viewer
+        The network, its card, and the layers by the reader's names.
+    album
+        The pictures; a hit's image is a number in their order.
+    k
+        How many hits each feature gets.
     file
         A ``.safetensors`` file that keeps what was found, written every ``PART`` pictures: a pass that was
         interrupted goes on from there, one that is complete is read. It must belong to this very network,

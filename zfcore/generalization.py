@@ -223,6 +223,8 @@ def reproduce(
     ----------
     target, rows
         As in :func:`rows_of`.
+    transfer
+        Data, source network and recipe of the rows, and where they leave their files.
     splits
         Their numbers; ``table5`` has none.
     say
@@ -382,10 +384,16 @@ def strongest_maps(
 
     Parameters
     ----------
+    head
+        Fitted to these features and labels.
     features, labels
         The (n, D) features of a convolutional layer, cells of a map together, and the labels of the pictures.
     classes
         The name of every label.
+    maps
+        Number of maps of the layer, each of D / ``maps`` cells.
+    k
+        How many maps are named for each class, ``maps`` at most.
     """
     mean = features.mean(0)
     found = {}

@@ -152,6 +152,8 @@ def invariance_curves(
         Names out of ``trace(model).layers``, maps or units.
     batch_size
         Pictures at a time; memory does not grow with N or the values beyond the results.
+    progress
+        Whether a bar shows the transformed pictures done.
 
     Returns
     -------
@@ -241,6 +243,8 @@ def rotational_symmetry(images: Tensor, degrees: Sequence[float] = tuple(range(1
     ----------
     images
         (N, C, H, W), floating point.
+    degrees
+        Angles of the turns, counter-clockwise.
     """
     height, width = images.shape[2:]
     y = torch.arange(height)[:, None] - (height - 1) / 2

@@ -77,6 +77,8 @@ def pack(
     source
         ImageNet-2012 as torchvision unpacks it: ``train/<wnid>/``, ``val/<wnid>/``. The classes are
         those of ``train`` where it is there, sorted; the position is the label.
+    out
+        Folder of the pack; made if it is missing.
     split
         ``"train"`` or ``"val"``.
     side
@@ -87,6 +89,8 @@ def pack(
         Threads; by default one per core.
     skip_corrupt
         Leave pictures out that cannot be decoded, instead of refusing the pack.
+    progress
+        Whether a bar shows the pictures packed.
 
     Raises
     ------

@@ -184,6 +184,8 @@ def mean_average_precision(
     ----------
     scores, truth
         (N, C), a column for each class, as for :func:`average_precision`.
+    rule
+        As for :func:`average_precision`.
     draws, seed
         How often the pictures are drawn, and with what.
 

@@ -170,6 +170,8 @@ def project_units(
 
     Parameters
     ----------
+    model
+        A network as :class:`zfcore.deconvnet.Deconvnet` takes it; not changed.
     images
         (N, C, H, W).
     layer

@@ -563,6 +563,8 @@ def reproduce(
     ----------
     target, rows
         As in :func:`rows_of`.
+    experiment
+        Data, recipe and width of the rows, and where they run and leave their files.
     seeds
         One training each; a row that is ``alone`` has the first one only.
     say

@@ -207,6 +207,8 @@ def decoded(features: np.ndarray, targets: np.ndarray, seed: int = 0) -> np.ndar
         (N, D).
     targets
         (N, T), such as coordinates, or 1 for the label and 0 for all others.
+    seed
+        Draws the folds.
 
     Returns
     -------
@@ -275,8 +277,16 @@ def fig2_entries(
 
     Parameters
     ----------
+    viewer
+        A network of :func:`zfcore.model.build`, its card, and the layers by the reader's names.
+    pictures
+        Those of a validation split, as the entries say.
     kept_in
         Gives the file that keeps a pass over the pictures (see :func:`zfcore.gallery.strongest`).
+    seed
+        Of the random weights, the classes and places drawn, and the folds.
+    progress
+        Whether bars are shown.
 
     Yields
     ------

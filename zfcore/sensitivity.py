@@ -117,6 +117,10 @@ def scan(
         Of maps; the strongest one of each picture is taken.
     size, stride
         Of the square, in pixels, as in :func:`zfcore.occlusion.occlusion_maps`; it is filled with 0.
+    batch_size
+        Pictures in one pass for the labels and for what is covered; the square slides over one at a time.
+    progress
+        Whether a bar shows the pictures scanned.
     """
     targets = torch.as_tensor(targets)
     bar = tqdm(zip(images, targets.tolist(), strict=True), "scanning", len(images), disable=not progress)

@@ -107,6 +107,8 @@ def read_table(target: str, results: str | os.PathLike = RESULTS, **config: Any)
 
     Parameters
     ----------
+    target
+        One of these two tables.
     results
         Folder of the ledger.
     config

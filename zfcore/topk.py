@@ -82,6 +82,8 @@ class TopActivations:
         ----------
         overlapping
             (N, N) bool: whether pictures i and j overlap; a picture overlaps itself.
+        k
+            How many hits of a map stay; where there are fewer, the rest is as in :class:`TopActivations`.
         """
         overlapping = overlapping.cpu().numpy()
         columns = torch.full((len(self.images), k), -1)

@@ -231,6 +231,8 @@ def train(
         from ``seed``.
     input_size
         Side of the crops in pixels, at most the pictures'.
+    device
+        Where the module is trained, and stays.
     precision
         ``"bf16"`` (autocast: the weights keep their type), ``"float32"`` (no autocast), or
         ``"auto"``: bf16 where the device is fast at it and the weights are float32.
@@ -243,6 +245,8 @@ def train(
         goes on. Without it nothing is written. Every process must see it.
     checkpoint_seconds
         A checkpoint is written after every epoch, and within one after so many seconds.
+    progress
+        Whether a bar shows the pictures done, the loss and the rate.
     on_epoch
         Called after every epoch with the run so far, whose model is a copy of what would be kept;
         called again for the same epoch if the run was killed before that epoch's checkpoint was

@@ -124,6 +124,8 @@ def extract_features(
         Without ``folder``: bytes of a layer beyond which it goes to an unnamed file and comes back mapped.
     batch_size
         Pictures in one forward pass.
+    progress
+        Whether a bar counts the pictures done.
 
     Returns
     -------
