@@ -396,7 +396,7 @@ class Gallery:
         name
             Of the weights, as for :meth:`load`.
         maps, seed
-            At most so many features of a layer, drawn with ``seed``. Default: all.
+            At most so many features of a layer, drawn with ``seed`` plus the layer's place. Default: all.
         quality
             Of the lossy WebP, 0 to 100. Cells smaller than ``LOSSLESS_BELOW`` pixels are stored exactly.
         progress

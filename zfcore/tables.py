@@ -1,8 +1,9 @@
 """A table of the paper beside what the ledger holds of it: the same rows, the same pictures, paired.
 
-The ledger may hold a table at several scales. Only rows that share data, recipe, epochs and width may be
-compared, so a :class:`Table` is made of one such set, by default the one with most rows, of these the one
-that was trained longest. A row that nobody has run yet stays in it and says so.
+The ledger may hold a table at several scales. Only rows that share data, shard, recipe, epochs, width and
+the precision in which they were judged may be compared, so a :class:`Table` is made of one such set: the
+one with most rows, of these the one with most seeds, of these the one that was trained longest. A row that
+nobody has run yet stays in it and says so.
 
 Sources: Zeiler & Fergus, Tables 1 and 2, doi:10.1007/978-3-319-10590-1_53; what a difference is worth is
 told by :func:`zfcore.comparison.paired_difference`.
@@ -35,8 +36,9 @@ from zfcore.reproduce import COLUMNS, Row, entries_of_rows, rows_of
 class Table:
     """Rows of the paper with the entries of one experiment; made by :func:`read_table`.
 
-    ``shared`` is what all entries have in common: ``data``, ``shard``, ``epochs``, ``width``, ``recipe``
-    (its name) and ``judged in``; empty where the ledger has none. ``entries`` holds a list for every row,
+    ``shared`` is what all entries have in common: ``data`` and ``data_sha256``, ``n``, ``shard``, ``epochs``,
+    ``width``, ``recipe`` (its name), ``settings`` (all of it) and ``judged in``; empty where the ledger has
+    none. ``entries`` holds a list for every row,
     one entry per seed; of an ensemble that with most members.
     """
 
@@ -112,15 +114,18 @@ def read_table(target: str, results: str | os.PathLike = RESULTS, **config: Any)
     results
         Folder of the ledger.
     config
-        Narrows the choice to entries whose config has these values, as ``epochs=30``.
+        Narrows the choice to entries with this ``data`` or ``seed``, or whose config has these values, as
+        ``epochs=30``.
 
     Raises
     ------
     ValueError
-        Unknown target.
+        Another target.
     zfcore.ledger.LedgerError
         The ledger is not in order.
     """
+    if target not in COLUMNS:
+        raise ValueError(f"no table {target!r}; there are {', '.join(COLUMNS)}")
     rows = tuple(rows_of(target))
     experiments: dict[str, list[dict[str, Any]]] = {}
     for entry in entries_of_rows(target, results, **config):

@@ -214,9 +214,10 @@ def train(
     Ctrl-C and SIGTERM wait for the end of the step, write a checkpoint, and then act as usual.
     The caller's random generators are left as they were.
 
-    Where ``torch.distributed`` is initialised, every process calls this with the same arguments and
-    takes its share of each batch and of the validation pictures. The first one writes, shows the bar
-    and calls ``on_epoch``. The number of processes may change from one start of a run to the next.
+    Where ``torch.distributed`` is initialised, every process calls this with the same arguments, but for
+    ``device``, and takes its share of each batch and of the validation pictures. The first one writes,
+    shows the bar and calls ``on_epoch``. The number of processes may change from one start of a run to the
+    next.
 
     Parameters
     ----------
