@@ -101,9 +101,10 @@ def test_rows_that_rank_as_the_paper_s_agree_wholly(write, tmp_path):
     assert table.agreement(order[1:]).interval[0] > 0.5
 
 
-def test_an_unknown_table_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="known: table1"):
-        read_table("table9", tmp_path)
+@pytest.mark.parametrize("target", ["table9", "fig4"])
+def test_what_is_no_table_of_errors_is_refused(tmp_path, target):
+    with pytest.raises(ValueError, match=f"unknown table '{target}'; known: table1, table2"):
+        read_table(target, tmp_path)
 
 
 def test_outcomes_that_a_row_lacks_are_asked_for_by_name(write, tmp_path):

@@ -125,7 +125,7 @@ def read_table(target: str, results: str | os.PathLike = RESULTS, **config: Any)
         The ledger is not in order.
     """
     if target not in COLUMNS:
-        raise ValueError(f"no table {target!r}; there are {', '.join(COLUMNS)}")
+        raise ValueError(f"unknown table {target!r}; known: {', '.join(COLUMNS)}")
     rows = tuple(rows_of(target))
     experiments: dict[str, list[dict[str, Any]]] = {}
     for entry in entries_of_rows(target, results, **config):
