@@ -157,9 +157,9 @@ def rank_agreement(scores: Sequence[float], wrong: Tensor, draws: int = 1000, se
     """Do our rows rank as the paper's do? Kendall's τ (b) between its errors and ours.
 
     The interval is a bootstrap's, widened to hold τ where that pulls it to one side: N pictures are drawn
-    with replacement, the same for all rows, and the rows ranked again by their errors on them. It says whether
-    more pictures would change the ranking, not whether so few rows can tell one ranking from another: that
-    is the permutation test's ``chance``.
+    with replacement, the same for all rows, and the rows ranked again by their errors on them. It says
+    whether more pictures would change the ranking, not whether so few rows can tell one ranking from another:
+    that is the permutation test's ``chance``.
 
     Parameters
     ----------
