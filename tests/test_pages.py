@@ -386,6 +386,25 @@ def test_dark_mode_darkens_the_page_and_not_the_pictures(reader, html):
     assert set(filters) == {"none"}
 
 
+def test_a_page_read_in_the_dark_is_printed_in_the_light(reader, html):
+    page = reader(chapter(html, "index"), color_scheme="dark")
+    theme = page.locator("html")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert theme.get_attribute("data-theme") == "light"
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert theme.get_attribute("data-theme") == "dark"
+
+
+def test_on_paper_solutions_have_their_answers_and_code_stays_folded(reader, html):
+    page = reader(chapter(html, "05_1_imagenet"))
+    answer = page.locator(".tag_hide-cell .cell_output").first
+    code = page.locator(".cell:not(.tag_hide-cell) > details.hide .cell_input").first
+    assert not answer.is_visible()
+    page.emulate_media(media="print")
+    assert answer.is_visible()
+    assert not code.is_visible()
+
+
 def test_every_chapter_can_be_reached_from_the_first_page(reader, html):
     page = reader(chapter(html, "index"))
     links = page.evaluate("[...document.querySelectorAll('nav a, article a')].map(link => link.href)")
