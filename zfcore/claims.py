@@ -792,7 +792,8 @@ def _splits(e: Evidence, ledger: str, row: str, **config: Any) -> tuple[dict[int
     each = accuracies(found, row)
     if len(each) < 2:
         command = ["zfcore", "reproduce", ledger, "--data", "caltech101", "--row", row]
-        raise NotRunError(f"{ledger}, {row}", shlex.join(command))
+        what = f"{ledger}, {row}, of which there is one split" if each else f"{ledger}, {row}"
+        raise NotRunError(what, shlex.join(command))
     e.read(ledger, *found)
     return each, tests_per_training(found[0], config["per class"])
 
