@@ -300,6 +300,9 @@ def test_the_readme_gives_the_numbers_of_card_and_ledger(pytestconfig):
     rows = [f"{kind}, layer {n}" for kind in ("pretrained", "random") for n in (7, 5)]
     means = [statistics.fmean(accuracies(entries, row, **cells).values()) for row in rows]
     words = "{:.1f} % on layer 7, {:.1f} % on layer 5; untrained {:.1f} % and {:.1f} %".format(*means)
+    scratch = accuracies(entries, "scratch", **cells)
+    splits = "one split" if len(scratch) == 1 else f"{len(scratch)} splits"
+    words += f"; {statistics.fmean(scratch.values()):.1f} % from scratch ({splits})"
     assert words in readme
 
 
