@@ -143,7 +143,7 @@ def test_every_picture_is_seen_by_one_process_once_per_epoch(found, pictures):
 
 def test_a_divergence_stops_every_process_with_the_same_words(found):
     assert len({process["wild"] for process in found}) == 1
-    assert found[0]["wild"].startswith("DivergedError: the loss is not finite by step")
+    assert found[0]["wild"].startswith("DivergedError: the loss is not finite at step")
 
 
 def test_a_batch_norm_is_refused_by_name(found):
