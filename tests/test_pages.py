@@ -395,6 +395,15 @@ def test_a_page_read_in_the_dark_is_printed_in_the_light(reader, html):
     assert theme.get_attribute("data-theme") == "dark"
 
 
+def test_a_name_that_heads_its_row_stays_in_one_piece_on_a_phone(reader, html):
+    page = reader(chapter(html, "03_training"), viewport=PHONE)
+    heights = page.evaluate(
+        "[...document.querySelectorAll('article td:first-child code')].map(c => c.offsetHeight)"
+    )
+    assert len(heights) > 10
+    assert max(heights) < 30  # one line
+
+
 def test_on_paper_solutions_have_their_answers_and_code_stays_folded(reader, html):
     page = reader(chapter(html, "05_1_imagenet"))
     answer = page.locator(".tag_hide-cell .cell_output").first
