@@ -119,9 +119,10 @@ def test_the_index_shows_how_many_claims_have_each_verdict(reader, html):
     assert f"Of {sum(counted.values())} claims" in text
     assert re.search(
         f"{counted[REPRODUCED]} are reproduced by this book.s results, {counted[CONTRADICTED]} are "
-        f"contradicted, {counted[UNTESTABLE]} cannot be tested at this scale, and {counted[NOT_RUN]} wait",
+        f"contradicted, and {counted[UNTESTABLE]} cannot be tested at this scale",
         text,
     )
+    assert (f"; {counted[NOT_RUN]} wait" in text) == (counted[NOT_RUN] > 0)
 
 
 @pytest.mark.parametrize("name", NAMES)
