@@ -236,10 +236,11 @@ class Book:
         net, path = trace(self.model), self.layers.get(given, given)
         if path not in net.layers:
             raise ValueError(f"no layer {given!r}; there are {_listed(self.layers)}, or a module's path")
-        blank = torch.zeros(1, 3, *2 * [self.card["input_size"]], device=self.device)
-        maps = net.activations(blank, [path])[path].shape[1]
-        if feature is not None and feature not in range(maps):
-            raise ValueError(f"{given} has the feature maps 0 to {maps - 1}; got {feature!r}")
+        if feature is not None:
+            blank = torch.zeros(1, 3, *2 * [self.card["input_size"]], device=self.device)
+            maps = net.activations(blank, [path])[path].shape[1]
+            if feature not in range(maps):
+                raise ValueError(f"{given} has the feature maps 0 to {maps - 1}; got {feature!r}")
         return next((name for name, known in self.layers.items() if known == path), path), path
 
     def class_of(self, name: str) -> int:

@@ -259,12 +259,11 @@ def drawn(
     samples: Sequence[np.ndarray],
     statistic: Callable,
     times: float = 1.0,
-    paired: bool = False,
     **asked: Any,
 ) -> Number:
-    """``statistic(*samples, axis)`` with a percentile bootstrap: of each sample by itself, or ``paired``."""
+    """``statistic(*samples, axis)`` with a percentile bootstrap of each sample by itself."""
     found = stats.bootstrap(
-        samples, statistic, paired=paired, vectorized=True, n_resamples=DRAWS, batch=1000,
+        samples, statistic, vectorized=True, n_resamples=DRAWS, batch=1000,
         method="percentile", rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
     mean = times * float(statistic(*samples, axis=-1))

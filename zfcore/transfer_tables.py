@@ -95,7 +95,11 @@ def spread(accuracies: Sequence[float]) -> str:
 
 def accuracies(entries: Sequence[Mapping[str, Any]], row: str, **config: Any) -> dict[int, float]:
     """The accuracy of each split of a row with this config, ``{split: %}``; errors are :func:`of_row`'s."""
-    return {entry["seed"]: entry["values"]["accuracy"] for entry in of_row(entries, row, **config)}
+    return _by_split(of_row(entries, row, **config))
+
+
+def _by_split(entries: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    return {entry["seed"]: entry["values"]["accuracy"] for entry in entries}
 
 
 def of_row(entries: Sequence[Mapping[str, Any]], row: str, **config: Any) -> list[Mapping[str, Any]]:
@@ -165,7 +169,7 @@ def changed(
 
 
 def _paired(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> Paired | None:
-    ours, theirs = ({e["seed"]: e["values"]["accuracy"] for e in entries} for entries in (a, b))
+    ours, theirs = _by_split(a), _by_split(b)
     if len(ours.keys() & theirs.keys()) < 2:
         return None
     return paired(ours, theirs, tests_per_training(a[0], a[0]["config"]["per class"]))
