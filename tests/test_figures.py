@@ -156,6 +156,24 @@ def test_a_band_lies_around_its_curve_and_x_is_as_given():
     assert [list(axes.lines[0].get_xdata()) for axes in each.axes] == [[0, 9], [5, 6, 7]]
 
 
+def test_histograms_count_in_common_bins_of_which_the_level_is_an_edge():
+    upper = {"free": [0.005, 0.095, 0.105, 0.29], "held": [0.005, 0.005, 0.095, 0.1 + 1e-8]}
+    figure = figures.histograms(
+        {"layer 1": upper, "layer 2": {name: values[:2] for name, values in upper.items()}}, "RMS", ("r", 0.1)
+    )
+    assert [axes.get_title() for axes in figure.axes] == ["layer 1", "layer 2"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["free", "held"]
+    for axes, whole in zip(figure.axes, (upper, {"free": [0.005, 0.095], "held": [0.005] * 2}), strict=True):
+        assert axes.lines[0].get_xdata()[0] == 0.1
+        for (shares, edges, _), values in zip(
+            (p.get_data() for p in axes.patches[::2]), whole.values(), strict=True
+        ):
+            assert np.isclose(edges, 0.1, rtol=1e-4).any()
+            assert np.isclose(shares.sum(), 100), "no filter is lost at an end"
+            below = 100 * np.mean(np.array(values) < 0.1 + 1e-7)
+            assert np.isclose(shares[edges[1:] < 0.1 + 1e-5].sum(), below)
+
+
 def test_an_interval_that_holds_zero_has_a_hollow_point():
     points = {
         "paper": [(2.0, 2.0, 2.0), (0.0, 0.0, 0.0), None],

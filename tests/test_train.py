@@ -905,6 +905,31 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, uninter
     assert_same(run(folder=tmp_path), uninterrupted)
 
 
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
+sys.path.insert(0, sys.argv[1])
+from test_train import run
+run(folder=sys.argv[2], checkpoint_seconds=0)
+"""
+
+
+def test_a_write_that_the_system_cuts_short_leaves_the_checkpoint_before(tmp_path, at_step, uninterrupted):
+    pytest.importorskip("resource")  # a limit on the size of files, which Windows has not
+    at_step(5, kill)
+    with pytest.raises(Killed):
+        run(folder=tmp_path, checkpoint_seconds=0)
+    at_step(-1, kill)
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    before = checkpoint.read_bytes()
+    command = [sys.executable, "-c", LIMITED, os.path.dirname(__file__), str(tmp_path)]
+    ended = subprocess.run([*command, str(len(before) // 2)], stderr=subprocess.PIPE, text=True)
+    assert "OSError: [Errno 27]" in ended.stderr
+    assert checkpoint.read_bytes() == before
+    assert not list(tmp_path.glob(".checkpoint.*"))
+    assert_same(run(folder=tmp_path), uninterrupted)
+
+
 # ------------------------------------------------------------------------------ divergence
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path):
     wild, step = replace(RECIPE, rate=1e30, clip=None), 2  # the first one still has the weights of the start

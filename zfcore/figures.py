@@ -348,6 +348,42 @@ def curves(
     return figure
 
 
+def histograms(
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    xlabel: str,
+    level: tuple[str, float],
+    bins: int = 24,
+    width: float = WIDTH,
+) -> Figure:
+    """How values are spread, in panels side by side that share their bins: ``{title: {name: values}}``.
+
+    Heights are shares in % of a panel's filters by that name. Every panel has the same two names, which are
+    explained once, above them. ``level`` draws a dashed line in each, ``(words, value)``; it is an edge of
+    the bins, and what lies on it counts below.
+    """
+    words, value = level
+    every = np.concatenate([np.asarray(values) for names in panels.values() for values in names.values()])
+    reach = max(1, round(value * bins / max(every.max(), value)))  # bins below the level
+    edges = (1 + 1e-5) * value / reach * np.arange(int(every.max() * reach / value) + 2)
+    figure = Figure(figsize=(width, 0.3 * width), layout="constrained")
+    row = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (title, names) in zip(row, panels.items(), strict=True):
+        for (name, values), colour in zip(names.items(), (CONVNET, DECONVNET), strict=True):
+            shares = 100 * np.histogram(values, edges)[0] / len(values)
+            axes.stairs(shares, edges, label=name, color=colour, fill=True, alpha=0.25)
+            axes.stairs(shares, edges, color=colour)
+        axes.axvline(value, color="#666666", linestyle="--", linewidth=1)
+        axes.set_title(title)
+    row[0].annotate(
+        words, (value, 1), (3, -2), row[0].get_xaxis_transform(), "offset points",
+        va="top", fontsize=8, color="#444444",
+    )  # fmt: skip
+    row[0].set_ylabel("filters, %")
+    figure.supxlabel(xlabel, fontsize=10)
+    figure.legend(*row[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
 def verdicts(rows: Mapping[str, Sequence[tuple[int, str]]], width: float = 5.6) -> Figure:
     """Numbered squares, each in the colour of its verdict: ``{row title: [(number, verdict), …]}``.
 
