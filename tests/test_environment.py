@@ -98,18 +98,53 @@ cli.main()
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A folder into which a wheel of this checkout was installed."""
+    """A folder into which a wheel was installed that was built from a source archive of this checkout."""
     folder = tmp_path_factory.mktemp("wheel")
     source, site = folder / "source", folder / "site"
     shutil.copytree(ROOT / "zfcore", source / "zfcore", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source]
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source]
     subprocess.run(build, check=True, capture_output=True)
     [wheel] = folder.glob("*.whl")
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", site, wheel]
     subprocess.run(install, check=True, capture_output=True)
     return site
+
+
+def test_who_has_no_make_types_what_make_does():
+    [block] = re.findall(r"Without make.*?```sh\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    typed = [line for line in block.splitlines() if not line.startswith(".")]  # which enters .venv
+    rules = (ROOT / "Makefile").read_text("utf-8")
+    made = (
+        re.search(r"^\$\(READY\):\n((?:\t.*\n)+)", rules, re.M)[1]
+        + re.search(r"^book:.*\n(\t.*\n)", rules, re.M)[1]
+    )
+    for given, plain in {
+        "$(PYTHON)": "python3",
+        "$(BIN)/": "",
+        "$(WITH_NODE) ": "",
+        "--silent ": "",
+        " --scale $(SCALE)": "",
+    }.items():
+        made = made.replace(given, plain)
+    made = [line.strip() for line in made.splitlines() if not line.strip().startswith(("@", "rm", "touch"))]
+    assert typed == made
+
+
+def test_the_citation_is_one_and_of_this_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert cited["cff-version"] == "1.2.0"
+    assert cited["version"] == PROJECT["version"]
+    assert cited["license"] == PROJECT["license"]
+    for work in (cited, *cited["references"]):
+        assert work["title"]
+        assert all(person.keys() <= {"name", "family-names", "given-names"} for person in work["authors"])
+        assert work["authors"]
+    assert cited["message"]
+    assert cited["type"] in ("software", "dataset")
+    [paper] = cited["references"]
+    assert re.fullmatch(r"10\.\d{4,9}/\S+", paper["doi"])
 
 
 def run(script, site, folder):
