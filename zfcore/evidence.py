@@ -3,8 +3,8 @@ r"""What a verdict rests on: numbers of the ledger with their intervals, and whe
 A :class:`Number` has a 95 % interval and a side on which the claim wants it; :func:`judge` makes a verdict of
 several, always by the same rule:
 
-- *reproduced*: every interval lies where the claim wants it, clear of the null;
-- *contradicted*: an interval lies clear on the other side;
+- *reproduced*: every interval lies where the claim wants it, clear of the null or within a margin around it;
+- *contradicted*: an interval lies clear on the other side, or beyond the margin;
 - *not testable at this scale*: neither. An interval includes the null (a tie), or what decides is not in the
   data, and then the test says so (:class:`UntestableError`);
 - *not run yet*: the ledger lacks an entry (:class:`NotRunError`, which names the command).
@@ -106,12 +106,14 @@ def judge(numbers: Sequence[Number]) -> tuple[str, str]:
         raise ValueError("no number is asked for anything; give one a wanted side")
     rest = f". In favour: {_named(clear)}" if clear else ""
     if against:
-        return CONTRADICTED, f"the interval lies on the other side{_of(against)}{rest}"
+        first = against[0]
+        where = f"on the other side of {first.null:g}" if first.wanted else f"beyond ±{first.margin:g}"
+        return CONTRADICTED, f"the interval lies {where}{_of(against)}{rest}"
     if ties:
         first = ties[0]
         over = f"includes {first.null:g}" if first.wanted else f"reaches over ±{first.margin:g}"
         return UNTESTABLE, f"a tie: the interval {over}{_of(ties)}{rest}"
-    return REPRODUCED, f"{'every' if len(clear) > 1 else 'the'} interval is clear of the null"
+    return REPRODUCED, f"{'every' if len(clear) > 1 else 'the'} interval lies where the claim wants it"
 
 
 def _named(numbers: Sequence[Number]) -> str:

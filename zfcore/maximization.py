@@ -100,8 +100,8 @@ class Maximum(NamedTuple):
     """What :func:`maximize` found.
 
     ``image``: (3, H, W), or (B, 3, H, W) for a list of channels, in the network's units. ``history``: the
-    answer before the first step and after each one, a list of floats or B such lists; those of the steps
-    between are of the picture as it was moved by chance, the last is of ``image`` itself.
+    answer before the first step and after each one, a list of floats or B such lists; where the recipe moves
+    the picture by chance, all but the last are of the picture so moved. The last is of ``image`` itself.
     """
 
     image: Tensor

@@ -9,8 +9,9 @@ softmax (:func:`fit_softmax`) or a linear support vector machine (:func:`fit_svm
 where :math:`\sigma^2` is the mean square distance of the features from their mean, so that λ means the
 same on every layer, and the loss is cross-entropy, or the squared hinge of every class against the rest.
 These are the problems that scikit-learn's ``LogisticRegression`` and ``LinearSVC`` solve, with
-:math:`C = 1/(n \lambda \sigma^2)` and an intercept that is not penalised; the tests compare the answers. λ is
-chosen on a fifth of the training pictures, held out class by class, and the head is fitted again on all.
+:math:`C = 1/(n \lambda \sigma^2)` and an intercept that is not penalised (``LinearSVC`` shrinks its own a
+little); the tests compare the answers. λ is chosen on a fifth of the training pictures, held out class by
+class, and the head is fitted again on all.
 
 **Why it is fast.** With the norm as the only penalty, the best W lies in the span of the n training
 features. So they are written once in an orthonormal basis of that span (:class:`Span`), found from
