@@ -255,6 +255,15 @@ def test_one_picture_corresponds_to_nothing():
         correspondence(nn.Identity(), torch.rand(1, 1, 8, 8), {"p": torch.tensor([[0, 0, 1, 1]])}, ["0"])
 
 
+def test_features_that_are_not_numbers_agree_on_nothing():
+    boxes = {"p": torch.tensor([[0, 0, 2, 2]] * 2)}
+    network = nn.Sequential(nn.Conv2d(1, 2, 1))
+    with pytest.raises(ValueError, match="layer '0' has activations that are not numbers"):
+        correspondence(network, torch.full((2, 1, 8, 8), torch.nan), boxes, ["0"])
+    with pytest.raises(ValueError, match="no layer is given; there are: 0"):
+        correspondence(network, torch.rand(2, 1, 8, 8), boxes, [])
+
+
 def test_places_are_drawn_at_least_once():
     boxes = {"p": torch.tensor([[0, 0, 2, 2]]), "q": torch.tensor([[2, 2, 2, 2]])}
     with pytest.raises(ValueError, match="got draws=0"):

@@ -808,6 +808,16 @@ def test_the_result_has_the_dtype_of_the_images(small, dtype):
         assert not found.requires_grad
 
 
+def test_the_callers_autocast_changes_nothing(small):
+    model, images = small
+    for layer in ("features.1", "features.13"):
+        exact = Deconvnet(model).project(images, layer, 0)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = Deconvnet(model).project(images, layer, 0)
+        assert found.dtype == images.dtype
+        torch.testing.assert_close(found, exact)
+
+
 def test_inference_mode_changes_nothing(small):
     model, images = small
     expected = Deconvnet(model, norm="derivative").project(images, "features.9", 2)

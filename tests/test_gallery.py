@@ -201,6 +201,19 @@ def test_a_damaged_gallery_is_refused(stored):
         Gallery.load(stored, "other")
 
 
+def test_a_gallery_of_ones_own_network_belongs_to_any_weights_unless_some_are_asked_for(viewer, tmp_path):
+    own = Viewer(viewer.model, {key: value for key, value in CARD.items() if key != "sha256"}, LAYERS)
+    Gallery.of(own, pictures(6), 2).save(tmp_path, "mine", data="noise")
+    assert Gallery.load(tmp_path, "mine").projections("layer 1", 0).any()
+    with pytest.raises(GalleryError, match="shows the weights None, not mine 0000"):
+        Gallery.load(tmp_path, "mine", "0" * 64)
+
+
+def test_no_pictures_have_no_gallery(viewer):
+    with pytest.raises(ValueError, match="there are no pictures"):
+        Gallery.of(viewer, {})
+
+
 def test_some_maps_can_be_stored(gallery, tmp_path):
     gallery.save(tmp_path, "net", maps=2, seed=3, data="noise")
     again = Gallery.load(tmp_path, "net", "0" * 64)

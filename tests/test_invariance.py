@@ -271,6 +271,16 @@ def test_the_probabilities_are_those_of_what_the_network_returns():
 
 
 # ------------------------------------------------------------------------------ what is refused
+def test_distances_of_half_precision_do_not_overflow():
+    loud = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(2))
+    x = 500 * torch.randn(1, 3, 24, 24)
+    loud(x)
+    exact, _ = invariance_curves(loud, x, "translate", [3], ["0"])
+    found, probabilities = invariance_curves(loud.half(), x.half(), "translate", [3], ["0"])
+    assert probabilities.dtype == torch.float32
+    torch.testing.assert_close(found["0"], exact["0"], rtol=0.01, atol=0)
+
+
 def test_unknown_names_are_told_with_the_known_ones():
     with pytest.raises(ValueError, match="unknown transformation 'shear'; known: translate, scale, rotate"):
         invariance_curves(network(), pictures(), "shear", [1], LAYERS)
@@ -278,5 +288,9 @@ def test_unknown_names_are_told_with_the_known_ones():
         invariance_curves(network(), pictures(), "scale", [1], ["top"])
     with pytest.raises(ValueError, match="the scale is 0; a factor above 0"):
         warp(pictures(), "scale", 0)
+    with pytest.raises(ValueError, match="give floats"):
+        warp(pictures().to(torch.uint8), "scale", 1)
+    with pytest.raises(ValueError, match="there are no pictures"):
+        invariance_curves(network(), pictures()[:0], "scale", [1], LAYERS)
     with pytest.raises(ValueError, match="needs two of them; got 1"):
         feature_scales(network(), pictures(1), LAYERS)

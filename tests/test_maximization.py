@@ -397,6 +397,15 @@ def test_a_network_in_half_precision_is_climbed_in_its_dtype(dtype):
     assert found.history[-1] > found.history[0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_picture_in_half_precision_is_moved_as_one_in_single(dtype):
+    pictures = torch.rand(2, 3, 100, 100)
+    moves = [Move(0, 0, 1.04, 4.0), Move(0, 0, 0.97, -3.0)]
+    found = moved(pictures.to(dtype), moves)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), moved(pictures, moves), rtol=0, atol=0.005)
+
+
 @pytest.mark.parametrize("size", [1e-5, 1e-4, 300.0])
 def test_a_step_in_half_precision_is_as_long_as_in_single(size):
     gradient = size * torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))

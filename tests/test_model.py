@@ -20,6 +20,7 @@ from zfcore.model import (
     load,
     renormalize_filters_,
     save,
+    until,
     write_atomically,
 )
 
@@ -390,6 +391,18 @@ def test_in_single_precision_it_errs_by_less_than_a_millionth(alpha):
     exact.backward(g.float().double())
     for ours, theirs in ((y, exact), (single.grad, double.grad)):
         assert (ours.double() - theirs).norm() / theirs.norm() <= 1e-6
+
+
+def test_the_norm_of_strong_activations_in_half_precision_is_not_nothing():
+    x = (400 * torch.randn(1, 8, 4, 4)).half()
+    exact = ContrastNorm()(x.float())
+    torch.testing.assert_close(ContrastNorm()(x).float(), exact, rtol=0.002, atol=0.01)
+
+
+@pytest.mark.parametrize("layer", ["fc6", "relu9"])
+def test_the_first_layers_end_with_maps(layer):
+    with pytest.raises(ValueError, match=r"there are no maps .*; there are: conv1, relu1"):
+        until(build("zfnet-64", width=0.1), layer)
 
 
 def test_the_memory_layout_does_not_matter_and_is_kept():

@@ -644,6 +644,26 @@ def test_the_shell_tells_what_is_wrong_in_a_line(photograph, tmp_path, options, 
     assert message in str(result.exception)
 
 
+def test_the_callers_autocast_changes_nothing():
+    model, image = (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3)),
+        torch.rand(3, 20, 20),
+    )
+    model(image[None])
+    exact = occlusion_maps(model.eval(), image, 1, 6, 3, "1")
+    with torch.autocast("cpu", torch.bfloat16):
+        found = occlusion_maps(model, image, 1, 6, 3, "1")
+    assert found.method == exact.method
+    torch.testing.assert_close(found.probability, exact.probability)
+
+
+@pytest.mark.parametrize("given", [{"stride": 4.0}, {"size": 8.0}, {"fill": (0.0, 0.0, 0.0)}, {"fill": None}])
+def test_what_is_no_whole_number_or_no_fill_is_told(given):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 14 * 14, 3)).eval()
+    with pytest.raises(ValueError, match=r"whole numbers of pixels|is filled with a finite number"):
+        occlusion_maps(model, torch.rand(3, 16, 16), 0, **{"size": 8, "stride": 4} | given)
+
+
 def test_sums_of_half_precision_do_not_overflow():
     model = nn.Sequential(
         nn.Conv2d(1, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2)

@@ -127,6 +127,10 @@ def test_without_switches_the_deconvnet_does_not_look_at_the_picture(model, imag
     assert not torch.allclose(seeing[0], seeing[1])
 
 
+def test_without_switches_a_network_keeps_its_mode(model):
+    assert not any(module.training for module in without_switches(model.eval()).modules())
+
+
 def test_a_pool_used_twice_loses_its_switches_in_both_places(images):
     pool, relu = nn.MaxPool2d(2), nn.ReLU()
     convs = [nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3), nn.Conv2d(5, 6, 1)]

@@ -233,6 +233,26 @@ def test_a_scan_leaves_the_model_as_it_was(small):
     assert all(torch.equal(p, before[name]) for name, p in small.state_dict().items())
 
 
+def test_a_scan_asks_the_model_as_in_evaluation_and_leaves_it_in_training():
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(3, 4, 5, 4),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout(),
+        nn.Flatten(),
+        nn.Linear(4 * 49, 5),
+    ]
+    model, images = nn.Sequential(*layers), torch.randn(4, 3, 32, 32)
+    exact = scan(model.eval(), images, [1, 2, 3, 4], "2", 16, 8)
+    before = copy.deepcopy(model.state_dict())
+    found = scan(model.train(), images, [1, 2, 3, 4], "2", 16, 8)
+    assert torch.equal(found.label, exact.label)
+    assert all(torch.equal(found.covered[name], exact.covered[name]) for name in exact.covered)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+
+
 def test_the_gradient_times_the_input_is_the_first_order_of_hiding():
     """On a linear network it is the drop of the logit itself."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 5)).eval()

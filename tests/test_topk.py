@@ -189,5 +189,8 @@ def test_parts_of_different_layers_do_not_merge():
     part = top_activations(Given(), [torch.rand(1, 2, 3, 3)], ["mul"])
     with pytest.raises(ValueError, match="have the same layers"):
         merge([part, {}])
+    few, many = (top_activations(Given(), [torch.rand(6, 2, 3, 3)], ["mul"], k) for k in (2, 5))
+    with pytest.raises(ValueError, match="have the same k; got 2, 5"):
+        merge([few, many])
     with pytest.raises(ValueError, match="2 parts need the numbers of their pictures, got 1"):
         merge([part, part], [range(1)])

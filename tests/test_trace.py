@@ -2,6 +2,7 @@
 
 import runpy
 import weakref
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -401,6 +402,31 @@ def test_a_result_that_is_no_one_layer_is_told_with_what_to_wrap(returned, given
 def test_an_unknown_layer_is_answered_with_the_list():
     with pytest.raises(ValueError, match="no layer 'conv9'; this network has: 0, 1"):
         trace(nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU())).activations(torch.randn(1, 3, 4, 4), ["conv9"])
+
+
+def test_a_flag_is_what_its_default_says():
+    class Flagged(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 2, 3), nn.Conv2d(2, 4, 1)
+
+        def forward(self, x, features=False, scale=None):
+            x = self.first(x)
+            return x if features else self.second(x if scale is None else x * scale)
+
+    network, x = Flagged().eval(), torch.randn(1, 3, 8, 8)
+    assert trace(network).layers == ["first", "second"]
+    torch.testing.assert_close(trace(network).activations(x, ["second"])["second"], network(x))
+
+
+def test_a_compiled_network_is_traced_as_the_one_that_was_compiled():
+    network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU()).eval()
+    assert trace(torch.compile(network)).layers == trace(network).layers
+
+
+def test_one_name_is_one_layer_and_not_its_letters():
+    network = nn.Sequential(OrderedDict(b=nn.Conv2d(3, 2, 1), n=nn.ReLU(), bn=nn.BatchNorm2d(2))).eval()
+    assert list(trace(network).activations(torch.randn(1, 3, 4, 4), "bn")) == ["bn"]
 
 
 def test_a_second_input_is_refused():

@@ -55,7 +55,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from zfcore.trace import Trace, trace
+from zfcore.trace import Trace, listed, trace
 
 #: The squares of the comparisons lie at a place of each picture's own, or at one for all.
 PLACES = ("random", "shared")
@@ -162,12 +162,15 @@ def correspondence(
     Raises
     ------
     ValueError
-        Fewer than two pictures, no part, boxes of another shape or not inside the picture, squares larger
-        than their box ``within`` or the mean of these, unknown layers.
+        Fewer than two pictures, no part, no layer, no draw, boxes of another shape or not inside the picture,
+        squares larger than their box ``within`` or the mean of these, unknown layers, activations that are
+        not numbers.
     """
     if draws < 1:
         raise ValueError(f"squares are drawn at least once; got draws={draws}")
-    network, layers = trace(model), list(layers)
+    network, layers = trace(model), listed(layers)
+    if not layers:
+        raise ValueError(f"no layer is given; there are: {', '.join(network.layers)}")
     network.check_images(images)
     boxes = _checked(images, parts)
     whole = torch.tensor([[0, 0, *images.shape[2:]]]).expand(len(images), 4)
@@ -253,7 +256,11 @@ class _Signs:
 
     def _features(self, images: Tensor) -> dict[str, Tensor]:
         parts = [self.network.activations(batch, self.layers) for batch in images.split(self.batch_size)]
-        return {layer: torch.cat([part[layer].flatten(1) for part in parts]) for layer in self.layers}
+        features = {layer: torch.cat([part[layer].flatten(1) for part in parts]) for layer in self.layers}
+        for layer, x in features.items():
+            if not x.isfinite().all():
+                raise ValueError(f"layer {layer!r} has activations that are not numbers; check the weights")
+        return features
 
     def of(self, boxes: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """{layer: (signs (N, D) of -1, 0, 1; active (N, D) of 0, 1)}, float32, with the boxes covered."""

@@ -44,7 +44,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from zfcore.trace import Geometry, Pair, function_name, sharing, sliding_window, trace
+from zfcore.trace import Geometry, Pair, full_precision, function_name, sharing, sliding_window, trace
 
 RULES = ("deconvnet", "gradient", "guided")
 NORMS = ("identity", "derivative")
@@ -241,7 +241,7 @@ class Deconvnet:
         elif position is not None:
             position = _one_per_image(position, len(images), "position").to(images.device)
         # Inference tensors cannot enter an adjoint taken by autograd.
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), full_precision(images.device):
             images = images.clone() if images.is_inference() else images
             chain = self._chain(node)
             if chain is None or position == "map" or not chain.pays(images):
@@ -587,7 +587,8 @@ def _spread(r: Tensor, conv: nn.Conv2d) -> Tensor:
         (n - 1) * s + (k - 1) * d + 1
         for n, s, k, d in zip(r.shape[2:], conv.stride, conv.kernel_size, conv.dilation, strict=True)
     ]
-    return F.fold(patches, size, conv.kernel_size, conv.dilation, 0, conv.stride)
+    wide = patches.to(torch.promote_types(patches.dtype, torch.float32))  # many are added at each pixel
+    return F.fold(wide, size, conv.kernel_size, conv.dilation, 0, conv.stride).to(patches.dtype)
 
 
 def _spread_by_torch(r: Tensor, conv: nn.Conv2d) -> Tensor:

@@ -51,7 +51,7 @@ from torch import Tensor, fx, nn
 
 from zfcore.deconvnet import RULES
 from zfcore.model import write_atomically
-from zfcore.trace import Trace, function_name, pair, sliding_window, trace
+from zfcore.trace import Trace, function_name, listed, pair, sliding_window, trace
 
 OPSET = 18
 WEIGHTS = "weights.bin"
@@ -114,7 +114,7 @@ def export_onnx(
         counterpart in ONNX (the message names it); weights beyond the range of half precision.
     """
     network = trace(model)
-    named = {layer: network.node(layer) for layer in layers}
+    named = {layer: network.node(layer) for layer in listed(layers)}
     named = {layer: node for layer in network.layers if (node := named.get(layer))}
     if logits:
         named = _with_logits(network, named)

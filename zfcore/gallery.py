@@ -291,8 +291,15 @@ class Gallery:
             How many hits each feature gets.
         file, progress
             As in :func:`strongest`.
+
+        Raises
+        ------
+        ValueError
+            There are no pictures.
         """
         album = pictures if isinstance(pictures, Album) else Album(pictures)
+        if not len(album):
+            raise ValueError("there are no pictures to look for the strongest in; give at least one")
         source = _Source(viewer, album, strongest(viewer, album, k, file=file, progress=progress))
         walls = [source.wall(name, path) for name, path in viewer.layers.items()]
         about = {"weights_sha256": viewer.card.get("sha256"), "n": len(album), "k": k}
@@ -310,7 +317,8 @@ class Gallery:
         name
             Of the weights.
         weights_sha256
-            The weights it has to belong to. Default: those of that name that ship with the package.
+            The weights it has to belong to. Default: those of that name that ship with the package, or any
+            where none do.
 
         Raises
         ------
@@ -324,8 +332,9 @@ class Gallery:
         if not path.exists():
             there = ", ".join(sorted(file.stem for file in path.parent.glob("*.json"))) or "none"
             raise FileNotFoundError(f"there is no gallery {path}; there are: {there}. {remake.capitalize()}")
-        if weights_sha256 is None:
-            weights_sha256 = json.loads((model.WEIGHTS / f"{name}.json").read_text("utf-8"))["sha256"]
+        shipped = model.WEIGHTS / f"{name}.json"
+        if weights_sha256 is None and shipped.exists():
+            weights_sha256 = json.loads(shipped.read_text("utf-8"))["sha256"]
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             layers, about = stored.pop("layers"), stored
@@ -337,9 +346,9 @@ class Gallery:
             made_from, k = about["weights_sha256"], about["k"]
         except (ValueError, KeyError, TypeError) as error:
             raise GalleryError(f"{path} is not a gallery: {error!r}; {remake}") from error
-        if made_from != weights_sha256:
+        if weights_sha256 is not None and made_from != weights_sha256:
             raise GalleryError(
-                f"{path} shows the weights {made_from[:12]}, not {name} {weights_sha256[:12]}; {remake}"
+                f"{path} shows the weights {str(made_from)[:12]}, not {name} {weights_sha256[:12]}; {remake}"
             )
 
         @lru_cache(len(walls))

@@ -40,7 +40,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from zfcore.trace import trace
+from zfcore.trace import listed, trace
 
 TRANSFORMS = ("translate", "scale", "rotate")
 #: How many lobes the windowed sinc has; each new pixel is made of twice as many rows and columns.
@@ -86,9 +86,11 @@ def warp(images: Tensor, transform: str, value: float) -> Tensor:
     Raises
     ------
     ValueError
-        Unknown transformation, or a scale that is not positive.
+        Unknown transformation, a scale that is not positive, or pictures that are not floats (N, C, H, W).
     """
     _check(transform)
+    if images.ndim != 4 or not images.is_floating_point():
+        raise ValueError(f"pictures are {images.dtype} {tuple(images.shape)}; give floats (N, C, H, W)")
     if transform == "scale" and not value > 0:
         raise ValueError(f"the scale is {value}; a factor above 0 is accepted")
     height, width = images.shape[2:]
@@ -159,19 +161,22 @@ def invariance_curves(
     -------
     distances, probabilities
         ``{layer: (N, len(values))}``, Euclidean distances in units of the layer; and (N, len(values),
-        classes), the softmax of the logits. On the CPU.
+        classes), the softmax of the logits. In single precision at least, on the CPU.
 
     Raises
     ------
     ValueError
-        Unknown transformation or layer, pictures that do not fit, or a network that returns more than its
-        logits; the message says what there is.
+        Unknown transformation or layer, no pictures or some that do not fit, or a network that returns
+        anything but its logits; the message says what there is.
     """
     _check(transform)
-    values, layers, followed = list(values), list(layers), trace(model)
+    values, layers, followed = list(values), listed(layers), trace(model)
     logits = followed.result
     followed.insist_on_logits()
-    distances = {layer: torch.empty(len(images), len(values), dtype=images.dtype) for layer in layers}
+    if not len(images):
+        raise ValueError("there are no pictures to transform; give one at least")
+    wide = torch.promote_types(images.dtype, torch.float32)  # a distance can be too large for half precision
+    distances = {layer: torch.empty(len(images), len(values), dtype=wide) for layer in layers}
     probabilities = []
     with tqdm(total=len(images) * len(values), desc=transform, disable=not progress, leave=False) as bar:
         for first in range(0, len(images), batch_size):
@@ -180,11 +185,14 @@ def invariance_curves(
             of_some = []
             for column, value in enumerate(values):
                 moved = followed.activations(warp(some, transform, value), {*layers, logits})
+                if moved[logits].ndim != 2:
+                    shape = tuple(moved[logits].shape)
+                    raise ValueError(f"the network returns {shape}; logits (N, classes) are wanted")
                 for layer in layers:
-                    difference = moved[layer] - original[layer]
+                    difference = (moved[layer] - original[layer]).to(wide)
                     away = torch.linalg.vector_norm(difference, dim=tuple(range(1, difference.ndim)))
                     distances[layer][first : first + batch_size, column] = away.cpu()
-                of_some.append(moved[logits].softmax(1).cpu())
+                of_some.append(moved[logits].softmax(1, wide).cpu())
                 bar.update(len(some))
             probabilities.append(torch.stack(of_some, 1) if of_some else images.new_empty(len(some), 0, 0))
     return distances, torch.cat(probabilities)

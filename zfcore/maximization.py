@@ -282,7 +282,8 @@ class Answer:
         if isinstance(position, str) and position not in ("map", "middle"):
             raise ValueError(f"position is (y, x), 'map' or 'middle'; got {position!r}")
         self.network, self.layer, self.channels = network, layer, list(channels)
-        self.position, self.objective = position, objective
+        self.position = position if isinstance(position, str) else tuple(map(int, position))
+        self.objective = objective
         node = network.node(layer)
         self._before = None
         if wake and isinstance(network.operations[node], nn.ReLU):
@@ -424,8 +425,10 @@ def moved(pictures: Tensor, moves: Sequence[Move]) -> Tensor:
     for move in moves:  # where in the picture each pixel comes from, in units of half a side
         cosine, sine = (f(math.radians(move.rotation)) / move.scale for f in (math.cos, math.sin))
         back.append([[cosine, -sine * height / width, 0.0], [sine * width / height, cosine, 0.0]])
-    grid = F.affine_grid(pictures.new_tensor(back), list(pictures.shape), align_corners=False)
-    return F.grid_sample(pictures, grid, align_corners=False)
+    # In half precision places would be rounded by up to a pixel, and a CPU reads beyond the picture.
+    wide = pictures.to(torch.promote_types(pictures.dtype, torch.float32))
+    grid = F.affine_grid(wide.new_tensor(back), list(wide.shape), align_corners=False)
+    return F.grid_sample(wide, grid, align_corners=False).to(pictures.dtype)
 
 
 def _colours(network: Trace) -> int:
@@ -437,6 +440,6 @@ def _colours(network: Trace) -> int:
 def _listed(value: int | Sequence[int] | Tensor, what: str) -> list[int]:
     given = value.tolist() if hasattr(value, "tolist") else value
     listed = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-    if not listed or not all(isinstance(one, int) and not isinstance(one, bool) for one in listed):
+    if not listed or not all(isinstance(one, Integral) and not isinstance(one, bool) for one in listed):
         raise ValueError(f"{what} is an int, or a list of them; got {value!r}")
-    return listed
+    return [int(one) for one in listed]

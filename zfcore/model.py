@@ -236,7 +236,8 @@ class _ContrastNormFunction(torch.autograd.Function):
     def forward(ctx, x, size, alpha, beta, k):
         y, saved = torch.empty_like(x), []
         for x_, y_ in _few_at_a_time(x, y):
-            s = _channel_window_sum(x_ * x_, size).mul_(alpha).add_(k)
+            wide = x_.float() if x_.dtype == torch.float16 else x_  # which has no squares beyond 256
+            s = _channel_window_sum(wide * wide, size).mul_(alpha).add_(k)
             t = _negative_power(s, beta)
             torch.mul(x_, t, out=y_)
             saved += [s, t]
@@ -573,8 +574,16 @@ def until(network: ConvNet, layer: str) -> nn.Module:
     """The first layers of a network, up to ``layer`` of its ``named_layers()`` (``"relu2"``), nothing copied.
 
     The module's ``features`` are the network's, under the same names; its output are that layer's maps.
+    Raises ``ValueError`` for a layer that is not one of these, or has no maps.
     """
-    last = int(network.architecture.named_layers()[layer].removeprefix("features."))
+    maps = {
+        name: int(path.removeprefix("features."))
+        for name, path in network.architecture.named_layers().items()
+        if path.startswith("features.")
+    }
+    if layer not in maps:
+        raise ValueError(f"there are no maps {layer!r}; there are: {', '.join(maps)}")
+    last = maps[layer]
     return nn.Sequential(OrderedDict(features=network.features[: last + 1]))
 
 

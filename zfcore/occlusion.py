@@ -42,6 +42,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
@@ -53,6 +54,7 @@ from zfcore.trace import (
     Geometry,
     Pair,
     Trace,
+    full_precision,
     function_name,
     is_cellwise,
     pair,
@@ -166,25 +168,33 @@ def occlusion_maps(
     if memory <= 0:
         raise ValueError(f"memory is {memory}; give a positive number of bytes, or None for the default")
     filled = fill_picture(image, fill, size, seed)
-    ask = _Question(network, layer)
-    values = ask.complete({network.input: image[None]})
-    ask.settle(values, target, channel)
-    corners = tuple(torch.arange(0, n - s + 1, stride) for n, s in zip(image.shape[1:], size, strict=True))
-    chain = _chain(ask)
-    if chain and image.dtype in (torch.float32, torch.float64):  # tiles would cost half precision its digits
-        method, run = "incremental", _Tables(ask, chain, values, filled, size, corners, memory).run()
-    else:
-        method, run = "plain", _plain(ask, image, filled, size, corners, _batch(ask, values, memory))
-    answers = []
-    with tqdm(total=math.prod(map(len, corners)), unit="position", disable=not progress) as bar:
-        for logits, activation in run:
-            answers.append(ask.answers(logits, activation))
-            bar.update(len(logits))
-    shape = [len(c) for c in corners]
-    maps = [None if part[0] is None else torch.cat(part).view(shape) for part in zip(*answers, strict=True)]
-    whole = ask.answers(values[ask.output], ask.activation(values))
-    unoccluded = Answers(*(None if part is None else part[0] for part in whole))
-    return OcclusionMaps(*maps, method, ask.channel, unoccluded)
+    with full_precision(image.device):
+        ask = _Question(network, layer)
+        values = ask.complete({network.input: image[None]})
+        ask.settle(values, target, channel)
+        corners = tuple(
+            torch.arange(0, n - s + 1, stride) for n, s in zip(image.shape[1:], size, strict=True)
+        )
+        chain = _chain(ask)
+        if chain and image.dtype in (
+            torch.float32,
+            torch.float64,
+        ):  # tiles would cost half precision its digits
+            method, run = "incremental", _Tables(ask, chain, values, filled, size, corners, memory).run()
+        else:
+            method, run = "plain", _plain(ask, image, filled, size, corners, _batch(ask, values, memory))
+        answers = []
+        with tqdm(total=math.prod(map(len, corners)), unit="position", disable=not progress) as bar:
+            for logits, activation in run:
+                answers.append(ask.answers(logits, activation))
+                bar.update(len(logits))
+        shape = [len(c) for c in corners]
+        maps = [
+            None if part[0] is None else torch.cat(part).view(shape) for part in zip(*answers, strict=True)
+        ]
+        whole = ask.answers(values[ask.output], ask.activation(values))
+        unoccluded = Answers(*(None if part is None else part[0] for part in whole))
+        return OcclusionMaps(*maps, method, ask.channel, unoccluded)
 
 
 class _Question:
@@ -240,9 +250,9 @@ class _Question:
 
 
 def _checked_size(size: int | Pair, stride: int, image: Tensor) -> Pair:
-    height, width = size = pair(size)
-    if min(size) < 1 or stride < 1:
-        raise ValueError(f"size is {size} and stride {stride}; give positive numbers of pixels")
+    height, width = size = (size, size) if isinstance(size, Real) else tuple(size)
+    if not all(isinstance(n, Integral) and n > 0 for n in (*size, stride)):
+        raise ValueError(f"size is {size} and stride {stride}; give positive whole numbers of pixels")
     if height > image.shape[1] or width > image.shape[2]:
         raise ValueError(
             f"a square of {height}×{width} px is larger than the picture, {image.shape[1]}×{image.shape[2]}; "
@@ -275,8 +285,10 @@ def fill_picture(image: Tensor, fill: float | str | Tensor, size: Pair, seed: in
             return rows @ image @ columns.t()
         case str():
             raise ValueError(f"unknown fill {fill!r}; known: {', '.join(FILLS)}, a number, or a picture")
-    if not math.isfinite(fill):
-        raise ValueError(f"a square is filled with a finite number; got {fill}")
+    if not isinstance(fill, Real) or not math.isfinite(fill):
+        raise ValueError(
+            f"a square is filled with a finite number, {', '.join(FILLS)}, or a tensor; got {fill!r}"
+        )
     return torch.full_like(image, fill)
 
 

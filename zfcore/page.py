@@ -509,10 +509,12 @@ def save_page(
             f"{path} is a folder; give the name of a file, such as {path / 'report.html'}"
         )
     if not isinstance(pictures, Mapping):
-        pictures = _by_name(pictures)
+        pictures = _by_name([pictures] if isinstance(pictures, str | os.PathLike) else pictures)
     if not pictures:
         raise ValueError("there are no pictures to explore; give at least one")
-    card = dict(IMAGENET_CARD if card is None else card) | ({"labels": list(labels)} if labels else {})
+    card = dict(IMAGENET_CARD if card is None else card) | (
+        {"labels": list(labels)} if labels is not None and len(labels) else {}
+    )
     viewer = Viewer(model, card, layers, classifier=not features_only)
     start = viewer.first(viewer.look(*next(iter(pictures.items()))))
     name = getattr(getattr(model, "architecture", None), "name", type(model).__name__)

@@ -115,8 +115,7 @@ def cascade(
         raise ValueError(f"unknown order {order!r}; known: down, up")
     names = [name for name in weighted(model) if name not in keep]
     names = names[::-1] if order == "down" else names
-    for n, name in enumerate(names, 1):
-        yield name, randomized(model, names[:n], seed)
+    return ((name, randomized(model, names[:n], seed)) for n, name in enumerate(names, 1))
 
 
 def without_switches(model: nn.Module) -> nn.Module:
@@ -134,7 +133,7 @@ def without_switches(model: nn.Module) -> nn.Module:
             if pair(pool.dilation) != (1, 1):
                 raise ValueError(f"no mean takes the place of {name!r}: its windows have holes")
             mean = nn.AvgPool2d(pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)
-            changed.set_submodule(name, mean)
+            changed.set_submodule(name, mean.train(pool.training))
     followed = trace(changed)
     for layer, operation in ((layer, followed.operations[followed.node(layer)]) for layer in followed.layers):
         if isinstance(operation, nn.MaxPool2d):

@@ -59,6 +59,7 @@ from zfcore.evaluate import outcomes
 from zfcore.ledger import provenance
 from zfcore.model import load, untrained
 from zfcore.occlusion import occlusion_maps
+from zfcore.trace import evaluating
 
 #: Saliencies of the class, of which :func:`scan` says how much each square covers.
 METHODS = ("gradient", "guided", "deconvnet", "gradient × input")
@@ -110,7 +111,8 @@ def scan(
     Parameters
     ----------
     model
-        From (N, C, H, W) to logits (N, classes), its last layer an ``nn.Linear``.
+        From (N, C, H, W) to logits (N, classes), its last layer an ``nn.Linear``. Asked as in evaluation
+        mode.
     images, targets
         (N, C, H, W) and N classes, indices of the logits.
     layer
@@ -126,12 +128,13 @@ def scan(
     bar = tqdm(zip(images, targets.tolist(), strict=True), "scanning", len(images), disable=not progress)
     maps = [occlusion_maps(model, image, target, size, stride, layer) for image, target in bar]
     channel = torch.tensor([found.channel for found in maps])
-    best = torch.cat([model(batch).topk(2, dim=1).indices for batch in images.split(batch_size)]).cpu()
     mass = {"contrast": _contrast(images)}
-    parts = [
-        _projected(model, *batch, layer)
-        for batch in zip(*(x.split(batch_size) for x in (images, targets, channel)), strict=True)
-    ]
+    with evaluating(model):
+        best = torch.cat([model(batch).topk(2, dim=1).indices for batch in images.split(batch_size)]).cpu()
+        parts = [
+            _projected(model, *batch, layer)
+            for batch in zip(*(x.split(batch_size) for x in (images, targets, channel)), strict=True)
+        ]
     mass |= {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     before = torch.stack([found.unoccluded.probability for found in maps])
     whole = torch.stack([found.unoccluded.activation for found in maps])

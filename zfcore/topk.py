@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from zfcore.trace import trace
+from zfcore.trace import listed, trace
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def top_activations(
     """
     if k < 1:
         raise ValueError(f"k is {k}; at least 1 activation can be asked for")
-    followed, layers = trace(model), list(layers)
+    followed, layers = trace(model), listed(layers)
     device = next((parameter.device for parameter in model.parameters()), None)
     top: dict[str, TopActivations] = {}
     seen = 0
@@ -184,10 +184,12 @@ def merge(
     Raises
     ------
     ValueError
-        No parts, parts of different layers, or not as many ``images`` as parts.
+        No parts, parts of different layers or of another k, or not as many ``images`` as parts.
     """
     if not parts or any(part.keys() != parts[0].keys() for part in parts):
         raise ValueError(f"parts of one set have the same layers; got {[list(part) for part in parts]}")
+    if len(ks := {top.values.shape[1] for part in parts for top in part.values()}) > 1:
+        raise ValueError(f"parts of one set have the same k; got {', '.join(map(str, sorted(ks)))}")
     if images is not None and len(images) != len(parts):
         raise ValueError(f"{len(parts)} parts need the numbers of their pictures, got {len(images)}")
     merged = {}

@@ -217,6 +217,20 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """The caller's autocast held off inside the block, where the device has one."""
+    with contextlib.ExitStack() as stack:
+        if torch.amp.is_autocast_available(device.type):
+            stack.enter_context(torch.autocast(device.type, enabled=False))
+        yield
+
+
+def listed(layers: str | Iterable[str]) -> list[str]:
+    """The names of layers; one name alone is not taken apart letter by letter."""
+    return [layers] if isinstance(layers, str) else list(layers)
+
+
 def sharing(module: nn.Module, **settings: object) -> nn.Module:
     """A module with other ``settings`` that shares the parameters, now and later, of the one given."""
     twin = object.__new__(type(module))
@@ -241,16 +255,19 @@ class Trace:
     """
 
     def __init__(self, model: nn.Module):
-        self._model = model
+        self._model = model = getattr(model, "_orig_mod", model)  # what torch.compile was given
         if any(isinstance(m, nn.DataParallel | nn.parallel.DistributedDataParallel) for m in model.modules()):
             raise ValueError(
                 f"{type(model).__name__} is wrapped, or has a part that is, to run in parallel; "
                 "give the network inside, model.module"
             )
         own = set(vars(model))
+        # A flag is what its default says: a branch on it is one on a constant.
+        others = list(inspect.signature(model.forward).parameters.values())[1:]
+        flags = {p.name: p.default for p in others if isinstance(p.default, bool | int | float | str | None)}
         try:
             with evaluating(model):
-                graph = _Tracer().trace(model)
+                graph = _Tracer().trace(model, concrete_args=flags or None)
         except Exception as error:
             raise ValueError(
                 f"{type(model).__name__} cannot be traced: {error}\n"
@@ -407,7 +424,7 @@ class Trace:
         ValueError
             Unknown layer (the message lists them), or images that the network does not take.
         """
-        layers = list(layers)
+        layers = listed(layers)
         found = dict(self.stream(images, layers))
         return {layer: found[layer] for layer in layers}
 
@@ -418,7 +435,7 @@ class Trace:
         layer on the way needs the memory of a plain pass. Order, arguments and errors are those of the
         computation and of :meth:`activations`.
         """
-        wanted = {self.node(layer): layer for layer in layers}
+        wanted = {self.node(layer): layer for layer in listed(layers)}
         self.check_images(images)
         steps = self.needed(wanted)
         last_use = {used: step for step in steps for used in (step, *step.all_input_nodes)}
