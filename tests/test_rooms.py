@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "evolution": {"model", "data", "train", "deconvnet"},
     "reproduce": {"model", "data", "train", "evaluate", "evolution", "fetch", "ledger"},
     "tables": {"comparison", "ledger", "reproduce"},
-    "sensitivity": {"model", "comparison", "data", "evaluate", "ledger", "deconvnet", "occlusion"},
+    "sensitivity": {"model", "comparison", "data", "evaluate", "ledger", "trace", "deconvnet", "occlusion"},
     "faces": {"model", "data", "ledger", "correspondence"},
     "randomization": {"deconvnet", "trace"},
     "evidence": {"ledger", "model"},

@@ -495,7 +495,9 @@ def trace(model: nn.Module) -> Trace:
     Parameters
     ----------
     model
-        Any ``nn.Module`` from images (N, C, H, W) to a tensor, without Python branches on values.
+        Any ``nn.Module`` from images (N, C, H, W) to a tensor, without Python branches on values. Further
+        arguments of its ``forward`` that are numbers, words or None keep their defaults, also where it
+        branches on them.
 
     Returns
     -------
