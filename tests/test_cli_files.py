@@ -603,3 +603,45 @@ def test_parameters_reach_the_chapters_as_what_they_are(tmp_path, monkeypatch):
     refused = shell("book", "-p", "pictures")
     assert refused.exit_code == 2
     assert "'pictures' is not name=value" in told(refused)
+
+
+def test_hidden_files_and_folders_are_no_pictures(tmp_path, weights):
+    folder = pictures(tmp_path / "mine", cats=3, dogs=3)
+    some = next((folder / "cats").iterdir())
+    (folder / ".checkpoints").mkdir()
+    (folder / ".checkpoints" / some.name).write_bytes(some.read_bytes())
+    (folder / "cats" / f"._{some.name}").write_bytes(b"of a Mac")
+    (folder / "dogs" / "folder.jpg").mkdir()
+    result = shell("transfer", folder, "--weights", weights)
+    assert result.exit_code == 0, result.exception
+    assert "checkpoints" not in result.output
+    assert shell("duplicates", folder, folder).exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["transfer", "duplicates"])
+def test_a_table_that_has_no_folder_is_refused_before_the_work(tmp_path, weights, command, monkeypatch):
+    folder = pictures(tmp_path / "mine", cats=2, dogs=2)
+    file = next((folder / "cats").iterdir())
+    given = {"transfer": (folder, "--weights", weights), "duplicates": (folder, folder)}[command]
+    result = shell(command, *given, "--out", file / "table.csv")
+    assert result.exit_code == 2
+    assert "is no folder" in result.output
+
+
+def test_one_class_is_told_by_its_name(tmp_path, weights):
+    result = shell("transfer", pictures(tmp_path / "mine", cats=3), "--weights", weights)
+    assert "has one class, cats" in str(result.exception)
+
+
+def test_a_damaged_ledger_is_told_before_the_judging(tmp_path, weights):
+    (tmp_path / "mine.json").write_text("{")
+    result = shell("evaluate", weights, "--record", "mine", "--results", tmp_path)
+    assert "mine.json is no JSON" in str(result.exception)
+    assert "top-1" not in result.output
+    assert shell("evaluate", weights, "--record", "mine", "--results", tmp_path / "mine.json").exit_code == 2
+
+
+def test_a_parameter_that_is_no_yaml_is_told():
+    result = shell("book", "-p", "photograph=[cat")
+    assert result.exit_code == 2
+    assert "is no YAML" in result.output

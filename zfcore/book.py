@@ -35,7 +35,7 @@ from torch import nn
 
 import zfcore
 from zfcore.comparison import as_in_print
-from zfcore.data import LabelledPictures, Photograph, decode, photographs, tiny_imagenet
+from zfcore.data import LabelledPictures, Photograph, decode, devices_here, photographs, tiny_imagenet
 from zfcore.fetch import public
 from zfcore.gallery import GALLERIES, Crops, Gallery, pass_file
 from zfcore.ledger import find
@@ -279,7 +279,11 @@ class Book:
                 figure.savefig(drawn := io.BytesIO(), format=suffix, metadata=metadata)
                 write_atomically(self.out / f"{name}.{suffix}", drawn.getvalue())
         if numbers:
-            text = json.dumps(numbers, indent=1, ensure_ascii=False, default=lambda array: array.tolist())
+            # What is not finite becomes null: JSON has no word for it, and a browser reads no other.
+            plain = json.loads(
+                json.dumps(numbers, default=lambda array: array.tolist()), parse_constant=lambda _: None
+            )
+            text = json.dumps(plain, indent=1, ensure_ascii=False)
             write_atomically(self.out / f"{name}.json", (text + "\n").encode())
         return figure
 
@@ -317,7 +321,7 @@ def open_book(
         raise ValueError(f"a seed is a whole number from 0 to 2³² − 1; got {seed!r}")
     if out is not None and Path(out).expanduser().is_file():
         raise ValueError(f"out is a folder; {str(out)!r} is a file")
-    device = _device(device)
+    device = devices_here(device)
     model, card = (public if scale == "imagenet" else load)(SCALES[scale].weights)
     pictures = tiny_imagenet("val") if scale == "tiny" else None
     torch.manual_seed(seed)
@@ -336,14 +340,3 @@ def open_book(
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "no values"
-
-
-def _device(name: str | torch.device) -> torch.device:
-    there = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
-    if torch.backends.mps.is_available():
-        there.append("mps")
-    if "cuda:0" in there:
-        there.append("cuda")
-    if str(name) not in there:
-        raise ValueError(f"no device {str(name)!r} on this machine; there is: {', '.join(there)}")
-    return torch.device(name)

@@ -347,6 +347,18 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def devices_here(name: str | torch.device) -> torch.device:
+    """The device of that name. Raises ``ValueError`` where this machine has none, and lists what it has."""
+    there = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    if "cuda:0" in there:
+        there.append("cuda")
+    if str(name) not in there:
+        raise ValueError(f"no device {str(name)!r} on this machine; there is: {', '.join(there)}")
+    return torch.device(name)
+
+
 def data_root() -> Path:
     """The folder that holds the data sets: ``ZFCORE_DATA``, or the user's data folder."""
     return Path(os.environ.get("ZFCORE_DATA") or platformdirs.user_data_dir("zfcore")).expanduser()
@@ -581,13 +593,18 @@ def tiny_imagenet(split: str, root: str | os.PathLike | None = None) -> Labelled
         raise ValueError(f"unknown split {split!r}; known: train, val")
     base = folder_of("tiny-imagenet", root, "wnids.txt")
     classes = tuple(sorted((base / "wnids.txt").read_text("utf-8").split()))
-    words = dict(line.split("\t", 1) for line in (base / "words.txt").read_text("utf-8").splitlines())
+    lines = (base / "words.txt").read_text("utf-8").splitlines()
+    words = {wnid: text for wnid, _, text in (line.partition("\t") for line in lines)}
     label_of = {wnid: label for label, wnid in enumerate(classes)}
     if split == "train":
         files = [
             path for wnid in classes for path in sorted((base / "train" / wnid / "images").glob("*.JPEG"))
         ]
         labels = [label_of[path.parent.parent.name] for path in files]
+        if files and (empty := sorted(set(range(len(classes))) - set(labels))):
+            raise ValueError(
+                f"{base / 'train' / classes[empty[0]]} has no pictures; see `zfcore data check tiny-imagenet`"
+            )
     else:
         text = (base / "val" / "val_annotations.txt").read_text("utf-8")
         rows = [line.split("\t") for line in text.splitlines()]
@@ -615,7 +632,7 @@ def tiny_imagenet(split: str, root: str | os.PathLike | None = None) -> Labelled
         pixels,
         torch.tensor(labels),
         classes,
-        tuple(words[wnid].split(",")[0] for wnid in classes),
+        tuple(words.get(wnid, wnid).split(",")[0] for wnid in classes),
         tuple(path.name for path in files),
     )
 

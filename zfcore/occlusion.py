@@ -287,7 +287,7 @@ def fill_picture(image: Tensor, fill: float | str | Tensor, size: Pair, seed: in
             raise ValueError(f"unknown fill {fill!r}; known: {', '.join(FILLS)}, a number, or a picture")
     if not isinstance(fill, Real) or not math.isfinite(fill):
         raise ValueError(
-            f"a square is filled with a finite number, {', '.join(FILLS)}, or a tensor; got {fill!r}"
+            f"a square is filled with {', '.join(FILLS)}, a tensor, or a finite number; got {fill!r}"
         )
     return torch.full_like(image, fill)
 

@@ -35,6 +35,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from mimetypes import guess_type
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +192,13 @@ def _listed(source: Path, split: str) -> tuple[list[str], list[int], list[str]]:
         raise FileNotFoundError(
             f"no pictures at {source / split}/<class>/; give the folder that holds train/ and val/, each "
             "with a folder per class (`zfcore data get imagenet` tells how to make that of the archives)"
+        )
+    known = {source / split / file for file in files}
+    others = (path for path in (source / split).glob("[!.]*/[!.]*") if path not in known)
+    strange = [path for path in others if str(guess_type(path.name)[0]).startswith("image/")]
+    if strange:
+        raise PackError(
+            f"{len(strange)} pictures are no JPEG files ({strange[0]}, …); convert them, or move them away"
         )
     classes = sorted(found["train"] or found[split])
     if foreign := sorted(found[split] - set(classes)):

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from zfcore.comparison import Agreement, Difference, paired_difference, rank_agreement
-from zfcore.ledger import RESULTS, outcomes
+from zfcore.ledger import RESULTS, LedgerError, outcomes
 from zfcore.reproduce import COLUMNS, Row, entries_of_rows, rows_of
 
 
@@ -150,14 +150,17 @@ def share_of(shard: str | None) -> str:
 def _shared(entry: dict[str, Any]) -> dict[str, Any]:
     """Of an entry, what must be the same in all rows that are compared."""
     config = entry["config"]
-    return {
-        "data": entry["data"],
-        "data_sha256": entry["data_sha256"],
-        "n": entry["n"],
-        "recipe": config["recipe"]["name"],
-        "settings": config["recipe"],
-        **{key: config[key] for key in ("shard", "epochs", "width", "judged in")},
-    }
+    try:
+        return {
+            "data": entry["data"],
+            "data_sha256": entry["data_sha256"],
+            "n": entry["n"],
+            "recipe": config["recipe"]["name"],
+            "settings": config["recipe"],
+            **{key: config[key] for key in ("shard", "epochs", "width", "judged in")},
+        }
+    except KeyError as error:
+        raise LedgerError(f"the entry of row {entry['row']!r} has no {error} in its config") from error
 
 
 def _extent(shared: str, entries: list[dict[str, Any]]) -> tuple[int, int, int, float]:

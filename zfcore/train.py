@@ -60,6 +60,7 @@ from zfcore.model import alone_in, initialize_, remove_partial, renormalize_filt
 _POSITIVE = (lambda value: 0 < value < math.inf, "a number above 0")
 _SHARE = (lambda value: 0 <= value < 1, "from 0 to less than 1")
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    **dict.fromkeys(("patience", "epochs"), (lambda value: value >= 1, "1 or more")),
     **dict.fromkeys(("batch_size", "scale", "radius", "clip"), _POSITIVE),
     **dict.fromkeys(("momentum", "average"), _SHARE),
     **dict.fromkeys(
@@ -161,7 +162,8 @@ def learning_rate(
 ) -> float:
     """The rate at ``step`` (from 0) of ``steps``, after a linear warm-up.
 
-    ``"cosine"`` falls to 0 at the last step. ``"plateau"`` is a function of the validation errors
+    ``"cosine"`` falls towards 0, which it would reach one step after the last; its warm-up takes a fifth of
+    the steps at most. ``"plateau"`` is a function of the validation errors
     in ``history``: tenfold down whenever ``patience`` epochs in a row brought no better one (§3). From
     the paper's small weights a network may not move for epochs; that is no plateau, so the count
     begins when the error has once been a point below the first epoch's. Where the first epoch's is below

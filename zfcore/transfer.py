@@ -38,6 +38,7 @@ Example::
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import warnings
@@ -439,6 +440,10 @@ def _fit(
     if len(classes) < 2:
         raise ValueError(f"there is one class, {classes.tolist()}; a classifier needs two")
     grid = STRENGTHS + WEAKER if strengths is None else tuple(strengths)
+    if not grid or not all(0 <= strength < math.inf for strength in grid):
+        raise ValueError(f"strengths are numbers of 0 or more, one at least; got {grid}")
+    if groups is not None and len(groups) != len(y):
+        raise ValueError(f"{len(groups)} groups for {len(y)} rows of features; give one each")
     solver = _Solver(kind, span, y, len(classes))
     start, tried = np.zeros((span.z.shape[1] + 1, len(classes))), {}
     held = _held_out(y, groups, seed)
@@ -453,7 +458,7 @@ def _fit(
             best = max(tried, key=lambda s: (tried[s], s))  # of equals the strongest
         strength, start = best, found[best]
     else:
-        strength = grid[0] if len(grid) == 1 else DEFAULT_STRENGTH
+        strength = max(grid) if strengths is not None else DEFAULT_STRENGTH
     solution = solver.solve(np.ones(len(y), bool), strength, start)
     weights = span.lift(solution[:-1])
     bias = solution[-1] - span.mean @ weights
@@ -472,6 +477,8 @@ def _held_out(y: np.ndarray, groups: Array | None, seed: int) -> np.ndarray:
     if groups is not None:
         groups = _numpy(groups)
         held = np.isin(groups, groups[held])
+        if held.all():  # one group, or groups that hold each other: then nothing is left to learn from
+            held[:] = False
     return held
 
 

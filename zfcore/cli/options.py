@@ -42,8 +42,21 @@ PICTURE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".
 
 
 def is_picture(file: Path) -> bool:
-    """Whether a file is named as pictures are."""
-    return file.suffix.lower() in PICTURE_SUFFIXES
+    """Whether it is a file that is named as pictures are, and not a hidden one."""
+    return file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith(".") and file.is_file()
+
+
+def within(folder: Path, pattern: str) -> list[Path]:
+    """The pictures in a folder that fit a pattern, sorted, but for those in hidden folders."""
+    found = (file for file in sorted(folder.glob(pattern)) if is_picture(file))
+    return [file for file in found if not any(p.startswith(".") for p in file.relative_to(folder).parts)]
+
+
+def insist_on_folder_of(file: Path | None) -> None:
+    """Refuse a file whose folder cannot be one, before the work and not after it."""
+    there = next((above for above in file.absolute().parents if above.exists()), None) if file else None
+    if there and not there.is_dir():
+        raise typer.BadParameter(f"{file} cannot be written: {there} is no folder")
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -74,6 +87,8 @@ def device_or_best(given: str | None) -> str:
     """The device that was asked for, or the fastest that is here."""
     import torch
 
+    from zfcore.data import devices_here
+
     if given is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -82,6 +97,10 @@ def device_or_best(given: str | None) -> str:
         raise typer.BadParameter(f"{given!r} is no device; known: cuda, cuda:1, cpu, …") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise typer.BadParameter(f"there is no {given}: this machine has no GPU that PyTorch can use")
+    try:
+        devices_here(given)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     return given
 
 

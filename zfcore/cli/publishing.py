@@ -48,7 +48,10 @@ def book(
         name, equals, value = item.partition("=")
         if not equals:
             raise typer.BadParameter(f"{item!r} is not name=value", param_hint="--parameter")
-        parameters[name] = yaml.safe_load(value)
+        try:
+            parameters[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise typer.BadParameter(f"{item!r} is no YAML: {error}", param_hint="--parameter") from None
     try:
         index = publish(".", parameters, out=out, jobs=jobs)
     except BookError as error:

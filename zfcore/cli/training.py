@@ -201,7 +201,7 @@ def train(
         raise typer.BadParameter(f"unknown architecture {architecture!r}; known: {known}")
     if start:
         given["initialization"] = initialization or "keep"
-    _check_ledger(record)
+    _check_ledger(record, results)
     if bool(start) != (given["initialization"] == "keep"):
         raise typer.BadParameter("--start WEIGHTS and --initialization keep need each other")
     changes = {
@@ -227,7 +227,7 @@ def train(
     card = {
         "architecture": architecture,
         "width": width,
-        "data": Path(data).name,
+        "data": data if data in DATASETS else Path(data).resolve().name,
         "data_sha256": pictures.sha256,
         "shard": "{}of{}".format(*shard) if shard else None,
         "start": f"{Path(start).stem}, sha256 {origin['sha256']}" if start else None,
@@ -253,6 +253,11 @@ def train(
     _insist_on_snapshots(out, snapshots or set())
     alpha = origin.get("alpha") if start else how.alpha
     network = models.build(architecture, len(pictures.classes), width=width, alpha=alpha)
+    if pictures.side > 2 * (size := network.architecture.input_size):
+        raise typer.BadParameter(
+            f"{architecture} sees {size} px, and the pictures have {pictures.side}: it would learn from "
+            f"{100 * (size / pictures.side) ** 2:.0f} % of each; take a network for larger pictures"
+        )
     if start:
         try:
             network.load_state_dict(begun.state_dict())
@@ -307,6 +312,8 @@ def train(
             for words, crops in (("one crop", 1), ("ten crops", 10))
         }
         models.save(weights, network, run.mean, card)
+        error = card["error"]["one crop"]["top1"]
+        typer.echo(f"{weights}: {card['epochs']} epochs, {error:.2f} % top-1 error on one crop")
         if record:
             ledger.record(record, _entry_of_training(weights, validation), folder)
 
@@ -429,7 +436,7 @@ def evaluate(
     from zfcore.data import data_set
     from zfcore.model import load, write_atomically
 
-    _check_ledger(record)
+    _check_ledger(record, results)
     device, networks = device_or_best(device), {name: load(name) for name in weights}
     cards = [card for _, card in networks.values()]
     data = data or cards[0].get("data")
@@ -484,9 +491,9 @@ def evaluate(
         ledger.record(record, entry, results or ledger.RESULTS)
 
 
-def _check_ledger(record: str | None) -> None:
-    """Refuse the ledger of a table, a figure or a measurement, whose entries only its command writes."""
-    from zfcore import generalization, reproduce
+def _check_ledger(record: str | None, folder: Path | None) -> None:
+    """Refuse a damaged ledger, and one whose entries only the command of a table or measurement writes."""
+    from zfcore import generalization, ledger, reproduce
 
     if record in MEASURED:
         raise typer.BadParameter(
@@ -496,3 +503,7 @@ def _check_ledger(record: str | None) -> None:
         raise typer.BadParameter(
             f"the ledger {record!r} is what `zfcore reproduce {record}` writes; give --record another name"
         )
+    if folder and folder.exists() and not folder.is_dir():
+        raise typer.BadParameter(f"{folder} is a file; --results takes the folder of the ledger")
+    if record:
+        ledger.find(record, folder or ledger.RESULTS)

@@ -15,7 +15,8 @@ from zfcore.cli.options import (
     as_csv,
     as_typed,
     device_or_best,
-    is_picture,
+    insist_on_folder_of,
+    within,
 )
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def transfer(
     from zfcore.protocols import per_class_accuracy
     from zfcore.transfer import extract_features, fit_softmax, fit_svm
 
+    insist_on_folder_of(out)
     heads = {"softmax": fit_softmax, "svm": fit_svm}
     if head not in heads:
         raise typer.BadParameter(f"unknown head {head!r}; known: {', '.join(heads)}")
@@ -56,6 +58,8 @@ def transfer(
     network.to(device)
     parts = [_pictures_by_class(folder) for folder in (train, test) if folder]
     names = sorted({name for part in parts for _, name in part})
+    if len(names) < 2:
+        raise ValueError(f"{train} has one class, {names[0]}; give two folders with pictures at least")
     files = [file for part in parts for file, _ in part]
     labels = torch.tensor([names.index(name) for part in parts for _, name in part])
     if test:
@@ -99,7 +103,7 @@ def _held_out(labels: Tensor, names: Sequence[str]) -> tuple[Tensor, Tensor]:
 
 def _pictures_by_class(folder: Path) -> list[tuple[Path, str]]:
     """Every picture of the folders in ``folder``, with the name of its folder."""
-    found = [(file, file.parent.name) for file in sorted(folder.glob("*/*")) if is_picture(file)]
+    found = [(file, file.parent.name) for file in within(folder, "*/*")]
     if not found:
         raise ValueError(f"{folder} has no folders with pictures; put each class's pictures into one")
     return found
@@ -108,7 +112,9 @@ def _pictures_by_class(folder: Path) -> list[tuple[Path, str]]:
 def duplicates(
     a: Annotated[str, typer.Argument(help="A folder, searched with all its folders, or tiny-imagenet, …")],
     b: Annotated[str, typer.Argument(help="The same: caltech101, …")],
-    threshold: Annotated[float, typer.Option(help="Least correlation, above 0 and at most 1.")] = 0.95,
+    threshold: Annotated[
+        float, typer.Option(help="Least correlation, above 0 and at most 1.", min=1e-6, max=1)
+    ] = 0.95,
     out: Annotated[
         Path | None, typer.Option(help="CSV file for the pairs.", dir_okay=False, writable=True)
     ] = None,
@@ -127,8 +133,13 @@ def duplicates(
     from zfcore import ledger
     from zfcore.data import thumbnails
     from zfcore.duplicates import matches
+    from zfcore.fetch import DATASETS
     from zfcore.model import write_atomically
 
+    insist_on_folder_of(out)
+    if record:
+        ledger.find("duplicates", results or ledger.RESULTS)  # a damaged one is told now
+    names = [given if given in DATASETS else Path(given).resolve().name for given in (a, b)]
     start = time.monotonic()
     (root_a, files_a), (root_b, files_b) = _files_of(a), _files_of(b)
     thumbs = [thumbnails(files, progress=True) for files in (files_a, files_b)]
@@ -143,17 +154,17 @@ def duplicates(
         f"{len(pairs)} pairs, {len({second for _, second, _ in pairs})} pictures of {b}, among {counts}"
     )
     if out:
-        write_atomically(out, as_csv([(Path(a).name, Path(b).name, "correlation"), *pairs]))
+        write_atomically(out, as_csv([(*names, "correlation"), *pairs]))
     if record:
         digest = hashlib.sha256()
         for part in thumbs:
             digest.update(part.pixels.numpy())
         entry = {
-            "row": Path(a).name,
+            "row": names[0],
             "seed": None,
             "values": {"pairs": pairs, "pictures": len({second for _, second, _ in pairs})},
             "n": len(files_b),
-            "data": Path(b).name,
+            "data": names[1],
             "data_sha256": digest.hexdigest(),
             "config": {"threshold": threshold, "pictures": [len(files_a), len(files_b)]},
             "weights_sha256": None,
@@ -174,7 +185,7 @@ def _files_of(given: str) -> tuple[Path, list[Path]]:
             raise FileNotFoundError(f"{given} is not at {folder}; run `zfcore data get {given}`")
         items, _ = DATASETS[given].layout(folder)
         return folder, [item.path for item in items if item.split in ("train", "trainval", "all")]
-    files = sorted(filter(is_picture, folder.rglob("*")))
+    files = within(folder, "**/*") if folder.is_dir() else []
     if not files:
         raise ValueError(f"{given} is neither a data set ({', '.join(DATASETS)}) nor a folder with pictures")
     return folder, files
