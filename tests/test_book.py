@@ -170,11 +170,11 @@ def test_what_is_kept_can_be_read_again(tmp_path):
     book = open_book(out=tmp_path / "out")
     figure, axes = plt.subplots()
     axes.plot([0, 1])
-    book.keep("line", figure, error=0.25, maps=torch.ones(2, 2), best=np.float32(1.5), who="ä")
+    book.keep("line", figure, error=0.25, maps=torch.ones(2, 2), best=np.float32(1.5), who="ä", none=np.nan)
     assert xml.etree.ElementTree.parse(tmp_path / "out" / "line.svg").getroot().tag.endswith("svg")
     assert (tmp_path / "out" / "line.png").read_bytes().startswith(b"\x89PNG")
     kept = json.loads((tmp_path / "out" / "line.json").read_text(encoding="utf-8"))
-    assert kept == {"error": 0.25, "maps": [[1, 1], [1, 1]], "best": 1.5, "who": "ä"}
+    assert kept == {"error": 0.25, "maps": [[1, 1], [1, 1]], "best": 1.5, "who": "ä", "none": None}
 
 
 def test_the_same_drawing_gives_the_same_file(tmp_path):

@@ -111,6 +111,20 @@ def test_missing_data_are_named_with_what_to_do_next(tmp_path):
     assert "Traceback" not in result.stderr
 
 
+def test_a_network_for_small_pictures_is_not_trained_on_scraps_of_large_ones(tmp_path):
+    draw = np.random.default_rng(0)
+    for split, n in ((split, n) for split in ("train", "val") for n in range(2)):
+        file = tmp_path / "source" / split / f"n{n}" / "a.JPEG"
+        file.parent.mkdir(parents=True)
+        Image.fromarray(draw.integers(0, 256, (128, 128, 3), np.uint8)).save(file)
+    for split in ("train", "val"):
+        pack(tmp_path / "source", tmp_path / "large", split, side=128, progress=False)
+    given = ["train", "zfnet-64", "--data", str(tmp_path / "large"), "--out", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 2
+    assert "sees 56 px" in result.output
+
+
 def test_an_unknown_recipe_lists_the_known_ones(tmp_path):
     result = CliRunner().invoke(app, ["train", "zfnet-64", "--out", str(tmp_path), "--recipe", "mine"])
     assert result.exit_code == 2

@@ -503,6 +503,20 @@ def test_classes_are_sorted_by_their_id_and_the_position_is_the_label(tmp_path):
     assert train.pixels[:, 0, 0, 0].tolist() == [0, 40, 80, 120, 160, 200]
 
 
+def test_a_class_without_pictures_is_told(tmp_path):
+    root = make_tiny_imagenet(tmp_path)
+    for file in (root / "tiny-imagenet-200" / "train" / "n02" / "images").iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match=r"n02 has no pictures; see `zfcore data check tiny-imagenet`"):
+        tiny_imagenet("train", root)
+
+
+def test_a_class_without_words_goes_by_its_id(tmp_path):
+    root = make_tiny_imagenet(tmp_path)
+    (root / "tiny-imagenet-200" / "words.txt").write_text("n01\tcat\nno tab here\n")
+    assert tiny_imagenet("train", root).names == ("cat", "n02")
+
+
 def test_validation_labels_come_from_the_annotations(tmp_path):
     val = tiny_imagenet("val", make_tiny_imagenet(tmp_path))
     assert val.labels.tolist() == [1, 0]

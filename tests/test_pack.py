@@ -129,6 +129,17 @@ def test_others_can_read_a_shard_as_a_plain_tar(packed):
     assert sorted(names) == list(range(15))
 
 
+def test_a_picture_that_is_no_jpeg_is_not_left_out_in_silence(tmp_path):
+    root = make_imagenet(tmp_path / "source")
+    folder = root / "train" / CLASSES[0]
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "._a.png").write_bytes(b"of a Mac")
+    assert len(packing(root, tmp_path / "out")) == 15
+    Image.new("RGB", (30, 30)).save(folder / "b.png")
+    with pytest.raises(PackError, match=r"1 pictures are no JPEG files \(.*b.png, …\)"):
+        packing(root, tmp_path / "other")
+
+
 def test_every_shard_has_all_classes(packed):
     for shard in range(len(packed.shards)):
         assert set(packed.labels[packed.places[:, 0] == shard].tolist()) == {0, 1, 2}

@@ -1,6 +1,7 @@
 """A table is one experiment of the ledger: what may be compared, what is missing, what differs."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -111,6 +112,15 @@ def test_outcomes_that_a_row_lacks_are_asked_for_by_name(write, tmp_path):
     write("zfnet", 0.5)
     with pytest.raises(LedgerError, match="ten crops top1"):
         read_table("table2", tmp_path).outcomes("zfnet", "ten crops top1")
+
+
+def test_an_entry_whose_recipe_was_taken_out_is_told(write, tmp_path):
+    write("zfnet", 0.5)
+    ledger = json.loads((tmp_path / "table2.json").read_text("utf-8"))
+    del ledger["entries"][0]["config"]["epochs"]
+    (tmp_path / "table2.json").write_text(json.dumps(ledger), "utf-8")
+    with pytest.raises(LedgerError, match="the entry of row 'zfnet' has no 'epochs' in its config"):
+        read_table("table2", tmp_path)
 
 
 def test_a_shard_in_words():

@@ -539,6 +539,12 @@ def test_an_unknown_schedule_is_refused():
         run(replace(RECIPE, schedule="steps"))
 
 
+@pytest.mark.parametrize("given", [{"patience": 0}, {"epochs": -3}])
+def test_a_recipe_has_an_epoch_at_least_and_waits_for_one(given):
+    with pytest.raises(ValueError, match="is 1 or more; got"):
+        replace(RECIPE, **given)
+
+
 def test_recipes_are_known_by_their_name():
     assert {"paper": PAPER, "small": SMALL, "brief": BRIEF} == RECIPES
     assert (PAPER.batch_size, PAPER.rate, PAPER.momentum, PAPER.radius, PAPER.epochs) == (

@@ -342,6 +342,26 @@ def test_the_same_picture_under_two_labels_is_held_out_as_one():
     assert set(groups[held]).isdisjoint(groups[~held])
 
 
+def test_where_groups_leave_nothing_to_learn_from_none_is_held_out():
+    (x, y), strengths = blobs(), [0.1, 0.01]
+    head = fit_softmax(x, y, groups=np.zeros(len(y)), strengths=strengths)
+    assert head.tried == {}
+    assert head.strength == 0.1
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"strengths": [-1.0]}, "numbers of 0 or more"),
+        ({"strengths": []}, "one at least"),
+        ({"groups": [1]}, "1 groups for"),
+    ],
+)
+def test_what_penalties_and_groups_cannot_be_is_told(given, told):
+    with pytest.raises(ValueError, match=told):
+        fit_softmax(*blobs(), **given)
+
+
 FAULTS = [
     (np.zeros((3, 2, 2)), [0, 1, 1], r"features are \(N, D\)"),
     (np.zeros((0, 2)), [], "no features to learn from"),
