@@ -519,6 +519,14 @@ def _insist_on_place(experiment: Experiment, target: str, row: Row, seed: int) -
             )
 
 
+def _kept_of_another_seed(experiment: Experiment, row: Row, seed: int) -> bool:
+    """Whether the first layers that lie in Fig. 5's folder are of the same training from another seed."""
+    path = _kept_file("fig5", row.name, experiment.results)
+    config = experiment.config(row)
+    same = find("fig5", experiment.results, row.name, data=experiment.data, **config)
+    return any(entry["seed"] != seed and _is_of(path, entry) for entry in same)
+
+
 def _evolved(experiment: Experiment, row: Row, seed: int) -> dict[str, Any]:
     """Train with a look at every snapshot's epoch, leave ``fig4.npz`` there, and give the ledger's entry."""
     own, (pictures, _) = experiment.of(row), experiment.pictures
@@ -581,7 +589,10 @@ def reproduce(
     diverged = []
     for row, seed in _steps(target, rows, seeds):
         title = row.name if seed is None else f"{row.name}, seed {seed}"
-        keeps = target == "fig4" or (target == "fig5" and seed == seeds[0])  # a file beside the entry
+        # A file beside the entry: of Fig. 5 the first seed's, and of one that was there before, that one's.
+        keeps = target == "fig4" or (
+            target == "fig5" and seed == seeds[0] and not _kept_of_another_seed(experiment, row, seed)
+        )
         known = _recorded(experiment, target, row, seed, seeds, experiment.data_sha256)
         if known and (not keeps or _is_of(_kept_file(target, row.name, experiment.results), known)):
             say(f"{title}: is in the ledger")
