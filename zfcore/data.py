@@ -951,6 +951,8 @@ def find_duplicates(
 
     Raises
     ------
+    FileNotFoundError
+        A file is not there.
     ValueError
         A picture cannot be decoded (it is named), or a threshold outside (0, 1].
     """
@@ -976,10 +978,12 @@ def to_input(pictures: Iterable[Picture], card: dict) -> Tensor:
 
     Raises
     ------
+    FileNotFoundError
+        A file is not there.
     ValueError
         A picture cannot be decoded (it is named), or the card lacks an entry.
     TypeError
-        One picture instead of a list.
+        One picture, or one open file, instead of a list.
     """
     x = torch.from_numpy(squares(pictures, card)).permute(0, 3, 1, 2).float()  # (N, S, S, 3) -> (N, 3, S, S)
     mean, scale = (of_card(card, key) for key in ("mean", "scale"))
@@ -1011,6 +1015,7 @@ def squares(pictures: Iterable[Picture], card: dict) -> np.ndarray:
     """
     if (
         isinstance(pictures, str | os.PathLike | Image.Image | Photograph)
+        or hasattr(pictures, "read")
         or getattr(pictures, "ndim", 4) == 3
     ):
         raise TypeError(

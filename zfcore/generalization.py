@@ -23,7 +23,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,7 +115,7 @@ class Transfer:
         """The features of all pictures at the ends of layers, (N, D) each; extracted once, kept."""
         key = self.source[1]["sha256"]
         key = key[:24] if kind == "pretrained" else f"{kind}-{key[:12]}"
-        folder = Path(self.out) / "features" / f"{self.data}-{sha256[:12]}-{key}"
+        folder = Path(self.out) / "features" / f"{self.data}-{sha256[:12]}-{key}-{_code_of_features()}"
         names = {n: f"layer {n}" for n in layers}
         if missing := [name for name in names.values() if not (folder / f"{name}.npy").exists()]:
             extract_features(
@@ -193,6 +193,13 @@ class Transfer:
 
 
 # ------------------------------------------------------------------------------ the rows
+@cache
+def _code_of_features() -> str:
+    """A hash of the rooms that features come from, so that none outlive the code that made them."""
+    rooms = (Path(__file__).with_name(f"{room}.py") for room in ("data", "model", "trace", "transfer"))
+    return hashlib.sha256(b"".join(room.read_bytes() for room in rooms)).hexdigest()[:8]
+
+
 def rows_of(target: str, names: Sequence[str] | None = None) -> list[str]:
     """The rows of a target here, all or those named.
 
