@@ -5,3 +5,13 @@ addEventListener("beforeprint", () => {
   page.dataset.theme = "light";
   addEventListener("afterprint", () => { page.dataset.theme = "dark"; }, { once: true });
 });
+
+// A drawing that scrolls inside its own box on a phone is one that the keyboard can reach and scroll.
+const reachable = () => {
+  const box = document.getElementById("fig-architecture");
+  if (!box) return;
+  if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+  else box.removeAttribute("tabindex");
+};
+addEventListener("load", reachable);
+addEventListener("resize", reachable);
