@@ -175,11 +175,9 @@ def occlusion_maps(
         corners = tuple(
             torch.arange(0, n - s + 1, stride) for n, s in zip(image.shape[1:], size, strict=True)
         )
-        chain = _chain(ask)
-        if chain and image.dtype in (
-            torch.float32,
-            torch.float64,
-        ):  # tiles would cost half precision its digits
+        # Tiles would cost half precision its digits.
+        chain = _chain(ask) if image.dtype in (torch.float32, torch.float64) else []
+        if chain:
             method, run = "incremental", _Tables(ask, chain, values, filled, size, corners, memory).run()
         else:
             method, run = "plain", _plain(ask, image, filled, size, corners, _batch(ask, values, memory))

@@ -20,6 +20,7 @@ from zfcore.cli.options import (
     as_csv,
     as_typed,
     device_or_best,
+    insist_on_folder_of,
     workers_or_all,
 )
 
@@ -503,7 +504,7 @@ def _check_ledger(record: str | None, folder: Path | None) -> None:
         raise typer.BadParameter(
             f"the ledger {record!r} is what `zfcore reproduce {record}` writes; give --record another name"
         )
-    if folder and folder.exists() and not folder.is_dir():
-        raise typer.BadParameter(f"{folder} is a file; --results takes the folder of the ledger")
     if record:
-        ledger.find(record, folder or ledger.RESULTS)
+        folder = folder or ledger.RESULTS
+        insist_on_folder_of(folder / f"{record}.json")
+        ledger.find(record, folder)
