@@ -240,7 +240,8 @@ class _ContrastNormFunction(torch.autograd.Function):
             s = _channel_window_sum(wide * wide, size).mul_(alpha).add_(k)
             t = _negative_power(s, beta)
             torch.mul(x_, t, out=y_)
-            saved += [s, t]
+            if ctx.needs_input_grad[0]:
+                saved += [s, t]
         ctx.save_for_backward(x, *saved)
         ctx.constants = size, alpha, beta, k
         return y
@@ -273,6 +274,9 @@ def _few_at_a_time(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 def _channel_window_sum(x: Tensor, size: int) -> Tensor:
     """Sum over ``size`` neighbouring maps of (N, C, …), cut off at the first and the last map."""
+    if x.dtype == torch.bfloat16:  # by a matrix with a band of ones: rounded once, and twice as fast
+        band = x.new_ones(x.shape[1], x.shape[1]).tril_(size // 2).triu_(-(size // 2))
+        return (x.movedim(1, -1) @ band).movedim(-1, 1)
     total = x.clone()
     for shift in range(1, min(size // 2, x.shape[1] - 1) + 1):
         total[:, shift:] += x[:, :-shift]
