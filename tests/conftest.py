@@ -2,8 +2,11 @@
 
 import os
 import random
+import re
 import socket
 import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ import pytest
 import torch
 from browser import need, open_browser
 
-from zfcore import assets
+from zfcore import assets, fetch
 
 ARCHIVES = Path(__file__).parents[2] / "shared" / "data"
 
@@ -99,3 +102,42 @@ def browser():
     """The one Chromium of all tests: a second one beside it would want an event loop of its own."""
     with open_browser() as running:
         yield running
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves ``server.files``, from the middle on too; may hang up early or know no ranges."""
+
+    def do_GET(self):
+        server, name = self.server, self.path.rpartition("/")[2]
+        server.requests.append((name, self.headers.get("Range")))
+        if name not in server.files:
+            self.send_error(404)
+            return
+        blob, start = server.files[name], 0
+        if server.ranges and self.headers.get("Range"):
+            start = int(re.fullmatch(r"bytes=(\d+)-", self.headers["Range"])[1])
+            if start >= len(blob):
+                self.send_error(416)
+                return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(blob) - start))
+        self.end_headers()
+        self.wfile.write(blob[start : server.hang_up_at])
+
+    def log_message(self, *arguments):
+        """Say nothing on the terminal."""
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server on this machine that answers for every host, whatever its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.files, server.requests, server.ranges, server.hang_up_at = {}, [], True, None
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    here, ask = f"http://127.0.0.1:{server.server_port}/", fetch._request
+    monkeypatch.setattr(fetch, "_request", lambda url, start=0: ask(here + url.rpartition("/")[2], start))
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()

@@ -138,3 +138,8 @@ def grain(width, height, seed=0):
     """A grey picture of noise, the same for a seed."""
     noise = np.random.default_rng(seed).normal(128, 60, (height, width)).clip(0, 255)
     return Image.fromarray(noise.astype(np.uint8))
+
+
+def visible(folder):
+    """The names in a folder, but for the lock of who works there."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")

@@ -38,7 +38,8 @@ MAY_IMPORT = {
     "evaluate": {"model", "data", "trace"},
     "comparison": set(),
     "fetch": {"model", "data"},
-    "pack": {"model", "data", "fetch"},
+    "public": {"model", "data", "fetch"},
+    "pack": {"model", "data", "fetch", "public"},
     "ledger": {"model"},
     "evolution": {"model", "data", "train", "deconvnet"},
     "reproduce": {"model", "data", "train", "evaluate", "evolution", "fetch", "ledger"},
@@ -84,7 +85,7 @@ MAY_IMPORT = {
     "book": {
         "model",
         "data",
-        "fetch",
+        "public",
         "train",
         "comparison",
         "ledger",

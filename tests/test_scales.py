@@ -6,8 +6,8 @@ import papermill
 import pytest
 import torch
 
-from zfcore.fetch import network, weights_file
 from zfcore.model import save
+from zfcore.public import network, weights_file
 
 BOOK = Path(__file__).parent.parent / "book"
 CHAPTERS = sorted(page.stem for page in BOOK.glob("*.ipynb"))

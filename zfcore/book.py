@@ -36,10 +36,10 @@ from torch import nn
 import zfcore
 from zfcore.comparison import as_in_print
 from zfcore.data import LabelledPictures, Photograph, decode, devices_here, photographs, tiny_imagenet
-from zfcore.fetch import public
 from zfcore.gallery import GALLERIES, Crops, Gallery, pass_file
 from zfcore.ledger import find
 from zfcore.model import load, write_atomically
+from zfcore.public import public
 from zfcore.trace import trace
 from zfcore.view import Viewer
 

@@ -43,8 +43,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from zfcore.data import PackedPictures, cores, decode, squares
-from zfcore.fetch import DATASETS, imagenet_classes, imagenet_words
+from zfcore.fetch import DATASETS
 from zfcore.model import alone_in, write_atomically
+from zfcore.public import imagenet_classes, imagenet_words
 
 PACKABLE = ("imagenet", "imagenette")  # data sets in the layout that this room reads
 QUALITY = 95

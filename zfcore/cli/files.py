@@ -80,8 +80,9 @@ def data_pack(
     Example: `zfcore data pack imagenet --source ~/imagenet --split val`
     """
     from zfcore.data import data_root
-    from zfcore.fetch import DATASETS, imagenet_classes
+    from zfcore.fetch import DATASETS
     from zfcore.pack import PACKABLE, pack
+    from zfcore.public import imagenet_classes
 
     if name not in PACKABLE:
         raise typer.BadParameter(f"{name!r} is not packed; accepted: {', '.join(PACKABLE)}")
@@ -107,7 +108,7 @@ def weights_list() -> None:
 
     Example: `zfcore weights list`
     """
-    from zfcore.fetch import public_weights, weights_file
+    from zfcore.public import public_weights, weights_file
 
     for name, known in public_weights().items():
         here = weights_file(name) if weights_file(name).exists() else "not here"
@@ -123,6 +124,6 @@ def weights_get(
 
     Example: `zfcore weights get zfnet`
     """
-    from zfcore.fetch import get_weights
+    from zfcore.public import get_weights
 
     typer.echo(get_weights(name))
