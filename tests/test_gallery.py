@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
+import zfcore
 from zfcore import gallery as room
 from zfcore import model
 from zfcore.cli import app
@@ -281,9 +282,13 @@ def test_a_cached_result_is_found_under_weights_data_code_and_nothing_else(monke
     others.append(room.cache("top", ["topk", "trace"], **given))
     (tmp_path / "zfcore").mkdir()
     (tmp_path / "zfcore" / "topk.py").write_text("another code")
-    monkeypatch.setattr(room.zfcore, "__file__", str(tmp_path / "zfcore" / "__init__.py"))
+    monkeypatch.setattr(zfcore, "__file__", str(tmp_path / "zfcore" / "__init__.py"))
     others.append(room.cache("top", ["topk"], **given))
-    assert len({first, *others}) == 6
+    (tmp_path / "zfcore" / "topk").mkdir()
+    for code in ("a folder of code", "another folder"):
+        (tmp_path / "zfcore" / "topk" / "corner.py").write_text(code)
+        others.append(room.cache("top", ["topk"], **given))
+    assert len({first, *others}) == 8
 
 
 # ------------------------------------------------------------------------------ crops

@@ -47,11 +47,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-import zfcore
 from zfcore import model
 from zfcore.data import Photograph, Picture, Pictures, decode, squares, title_of, to_input
 from zfcore.figures import stretch
-from zfcore.ledger import RESULTS
+from zfcore.ledger import RESULTS, code_of
 from zfcore.topk import TopActivations, merge, top_activations
 from zfcore.trace import pair
 from zfcore.view import MID_GREY, Viewer, as_webp
@@ -545,9 +544,7 @@ def cache(name: str, rooms: Iterable[str], **inputs: Any) -> Path:
     The file's name holds the hash of both, so that a result made from anything else is not found: weights
     and data are given by their hashes. The folder is ``ZFCORE_CACHE``, or the user's cache folder.
     """
-    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
-    for room in sorted(rooms):
-        digest.update((Path(zfcore.__file__).parent / f"{room}.py").read_bytes())
+    digest = hashlib.sha256((json.dumps(inputs, sort_keys=True) + code_of(rooms)).encode())
     folder = os.environ.get("ZFCORE_CACHE") or platformdirs.user_cache_dir("zfcore")
     return Path(folder) / f"{name}-{digest.hexdigest()[:32]}.safetensors"
 

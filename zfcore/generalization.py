@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from zfcore.data import VOC_CLASSES, LabelledPictures, caltech, centre_crop, patches, voc
 from zfcore.evaluate import probabilities
-from zfcore.ledger import RESULTS, code_version, find, insist_on_place, provenance, record
+from zfcore.ledger import RESULTS, code_of, code_version, find, insist_on_place, provenance, record
 from zfcore.model import ARCHITECTURES, load, network_of, save, untrained
 from zfcore.protocols import (
     Split,
@@ -196,8 +196,7 @@ class Transfer:
 @cache
 def _code_of_features() -> str:
     """A hash of the rooms that features come from, so that none outlive the code that made them."""
-    rooms = (Path(__file__).with_name(f"{room}.py") for room in ("data", "model", "trace", "transfer"))
-    return hashlib.sha256(b"".join(room.read_bytes() for room in rooms)).hexdigest()[:8]
+    return code_of(("data", "model", "trace", "transfer"))[:8]
 
 
 def rows_of(target: str, names: Sequence[str] | None = None) -> list[str]:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import hashlib
 import json
 import math
 import os
@@ -32,7 +33,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,15 @@ def provenance(
         "command": command or shlex.join(["zfcore", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def code_of(rooms: Iterable[str]) -> str:
+    """SHA-256 of the code of some rooms, each a file or a folder of the package."""
+    package, digest = Path(zfcore.__file__).parent, hashlib.sha256()
+    for room in sorted(rooms):
+        for file in sorted((package / room).glob("*.py")) or [package / f"{room}.py"]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 @cache
