@@ -203,6 +203,23 @@ def hooked():
     return model
 
 
+class Unpacked(nn.Module):
+    """Asks the picture and its maps for their shapes, and goes on with what they say."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3)
+        self.fc = nn.Linear(4 * 8 * 8, 3)
+
+    def forward(self, x):
+        pictures, _, height, width = x.shape
+        y = torch.relu(self.first(x))
+        channels = y.size(1)
+        y = torch.relu(self.last(y))
+        y = y.view(pictures, channels * (height - 4) * (width - 4))
+        return self.fc(y / x.dim())
+
+
 def padded_by_reflection():
     conv = nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect")
     return nn.Sequential(conv, nn.ReLU(), nn.Flatten(), nn.Linear(4 * 12 * 12, 3))
@@ -217,6 +234,7 @@ def padded_by_reflection():
         (lambda: Residual("cat"), "cat", "plain"),
         (without_statistics, "1", "plain"),
         (hooked, "1", "incremental"),
+        (Unpacked, "last", "incremental"),
         (padded_by_reflection, "1", "plain"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(288, 3)), "1", "plain"),
     ],

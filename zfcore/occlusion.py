@@ -468,8 +468,8 @@ def _chain(ask: _Question) -> list[fx.Node]:
     Nothing that follows them may convolve, or join branches: that would be most of the work.
     """
     network, chain, node = ask.network, [], ask.network.input
-    while len(node.users) == 1:
-        (node,) = node.users
+    while len(readers := [user for user in node.users if user not in _questions(network, node)]) == 1:
+        (node,) = readers
         if len(node.all_input_nodes) != 1 or not _is_carried(network.operations[node]):
             break
         chain.append(node)
@@ -479,6 +479,11 @@ def _chain(ask: _Question) -> list[fx.Node]:
     joins = any(len(network.sources(step)) > 1 for step in rest)
     begins = any(isinstance(network.operations[step], nn.Conv2d) for step in chain)
     return chain if begins and not convolves and not joins and not _mixes(network) else []
+
+
+def _questions(network: Trace, node: fx.Node) -> list[fx.Node]:
+    """What asks a tensor for its shape or type alone: ``x.shape``, ``x.size(0)``."""
+    return [user for user in node.users if user.op != "output" and not network.is_layer(user)]
 
 
 def _is_carried(operation: object) -> bool:
@@ -517,6 +522,7 @@ class _Tables:
             outside = -torch.inf if isinstance(self.operations.get(following), nn.MaxPool2d) else 0.0
             bordered = F.pad(values[node][0], (0, 1, 0, 1), value=outside)
             self.maps[node] = bordered.permute(1, 2, 0).contiguous()
+        self.asked = {node: values[node] for node in self.maps if _questions(ask.network, node)}
         tail = [step for step in ask.network.needed(ask.wanted) if step not in self.maps]
         self.bytes_behind = values[self.last].nbytes + _most_bytes(ask.network, values, tail)
         pieces, longest = 1, max(map(len, corners))
@@ -586,7 +592,9 @@ class _Tables:
         """Logits and activations of the positions in row-major order, a row of blocks at a time."""
         for rows in self.runs[0]:
             maps, sums = zip(*(self._block(rows, columns) for columns in self.runs[1]), strict=True)
-            values = self.ask.complete({self.last: torch.cat(maps, 1).flatten(0, 1)})
+            last = torch.cat(maps, 1).flatten(0, 1)
+            asked = {node: one.expand(len(last), *one.shape[1:]) for node, one in self.asked.items()}
+            values = self.ask.complete({**asked, self.last: last})
             in_tables = self.ask.layer in self.chain
             activation = torch.cat(sums, 1).flatten() if in_tables else self.ask.activation(values)
             yield values[self.ask.output], activation
