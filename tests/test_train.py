@@ -24,10 +24,11 @@ from PIL import Image
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from zfcore import train as room
 from zfcore.data import LabelledPictures, batches, patches
-from zfcore.model import ContrastNorm, alone_in
+from zfcore.model import ContrastNorm, alone_in, build
 from zfcore.pack import pack
 from zfcore.train import (
     BRIEF,
@@ -986,3 +987,39 @@ def test_the_checkpoint_before_a_divergence_is_a_good_one(tmp_path, at_step, mon
         run(folder=tmp_path, checkpoint_seconds=0, model=model)
     assert progress(checkpoint)["step"] == 6
     assert all(tensor.isfinite().all() for tensor in safetensors.torch.load_file(checkpoint).values())
+
+
+# ------------------------------------------------------------------------------ a GPU, pretended
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_nothing(monkeypatch, recipe):
+    # Tensors that have a device and a shape and no numbers; what asks for a number, or adds a GPU's to a
+    # CPU's, fails. They know neither a backward pass nor the fused SGD.
+    sgd, gpu = torch.optim.SGD, torch.device("cuda")
+    monkeypatch.setattr(torch.optim, "SGD", lambda *given, fused, **options: sgd(*given, **options))
+    with FakeTensorMode(allow_non_fake_inputs=False):
+        with gpu:
+            model = build("zfnet-64", width=0.1)
+        state = room._State(model, RECIPES[recipe], {})
+        with gpu:
+            state.average = [torch.zeros_like(p) for p in state.parameters]  # a copy has a mode of its own
+            mean, labels = torch.zeros(3, 64, 64), torch.zeros(100, dtype=torch.int64)
+            everything = torch.zeros(100, 3, 64, 64, dtype=torch.uint8)
+
+        def backward(loss):
+            for p in state.parameters:
+                p.grad = torch.zeros_like(p)
+
+        monkeypatch.setattr(torch.Tensor, "backward", backward)
+        with room._dropout_by_picture(model.train(), RECIPES[recipe].dropout) as masks:
+            for n in range(10):  # of which the last one averages
+                chosen = torch.arange(8).to(gpu, non_blocking=True)
+                x = augment(everything[chosen], mean, chosen, 0, n, 56, RECIPES[recipe].scale)
+                masks.begin(room._hash(chosen, 0, n, 3))
+                loss = nn.functional.cross_entropy(model(x), labels[chosen], reduction="sum")
+                state.update(loss, 0.01, 8)
+        assert state.epoch_loss.device == state.diverged_at.device == torch.device("cuda:0")
+        with pytest.raises(DataDependentOutputException):
+            float(state.epoch_loss)
+        with pytest.raises(RuntimeError, match="devices"):
+            mean + torch.zeros(3, 64, 64)
