@@ -114,6 +114,15 @@ def pictures_without_alt(notebook):
             yield f"cell {number}: a picture has no alt text"
 
 
+def values_not_shown(notebook):
+    for number, _, tree in code(notebook):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Expr) and node not in tree.body[-1:]:
+                called = re.match(r"book\.(table|say)\(", ast.unparse(node))
+                if called:
+                    yield f"cell {number}: {called[0]}…) is not the last line: nobody sees its value"
+
+
 CHECKS = [
     stored_outputs,
     parameters_cells,
@@ -122,6 +131,7 @@ CHECKS = [
     unknown_tags,
     incomplete_figures,
     pictures_without_alt,
+    values_not_shown,
 ]
 
 
@@ -180,6 +190,8 @@ FAULTY = [
     (incomplete_figures, [figure(caption="Two words")], "cell 1: the figure has no caption to speak of"),
     (incomplete_figures, [figure(alt="")], "cell 1: the figure has no alt text to speak of"),
     (pictures_without_alt, [cell("See\n\n![ ](x.png)", "markdown")], "cell 1: a picture has no alt text"),
+    (values_not_shown, [cell("book.table([], [])\nbook.say('')")], "cell 1: book.table(…) is not the last"),
+    (values_not_shown, [cell("if scale:\n    book.say('')")], "cell 1: book.say(…) is not the last line"),
 ]  # fmt: skip
 
 

@@ -414,7 +414,7 @@ DRIVEN = {int(name[6:]): drive for name, drive in list(globals().items()) if re.
 OPEN = {22, 33}
 EXPECTED = {1: REPRODUCED, 0: UNTESTABLE, -1: CONTRADICTED}
 #: What the notes of a claim say of the entries that its driver writes for side 1.
-ONE = "Each row: trained once"
+ONE = "Every network: trained once"
 NOTES = {
     1: ["hold 44 % of the squared weight when free, 6 % when held."],
     2: ["layer 2 stands for what lies above"],

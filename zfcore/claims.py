@@ -357,7 +357,7 @@ def _once(trainings: dict[str, Sequence[Any]]) -> Iterator[tuple[str, dict[str, 
     """The note on the rows that were trained once: their interval knows nothing of chance in training."""
     once = [row for row, each in trainings.items() if len(each) == 1]
     if once:
-        yield "once", {"rows": "Each row" if len(once) == len(trainings) else ", ".join(once)}
+        yield "once", {"rows": "Every network" if len(once) == len(trainings) else ", ".join(once)}
 
 
 def _points(label: str, difference: Any, **asked: Any) -> Number:
@@ -575,8 +575,8 @@ def _rotation(e: Evidence):
     # Invariance would leave all of the probability; less than half, and the claim's "not" is beyond doubt.
     # The exception needs what is left to grow with symmetry, and the most symmetric to keep more than that.
     found = e.entry("invariance", "many", INVARIANCE)
-    yield found.number("left of ordinary pictures", "rotate", "ordinary", "kept", wanted=-1, null=0.5)
-    yield found.number("left of symmetric ones", "rotate", "symmetric", "kept", wanted=1, null=0.5)
+    yield found.number("kept by ordinary pictures", "rotate", "ordinary", "kept", wanted=-1, null=0.5)
+    yield found.number("kept by symmetric ones", "rotate", "symmetric", "kept", wanted=1, null=0.5)
     known = sum(found.at("rotate", kind, "pictures") for kind in ("symmetric", "ordinary"))
     rho = float(found.at("rotate", "rank correlation", "rho"))
     if not -1 < rho < 1 or known < 4:

@@ -387,7 +387,7 @@ def _network_inside(viewer: Viewer) -> tuple[str, str]:
     """The name of a network's asset, and the asset as HTML."""
     packed, rounding = network_pack(viewer)
     name = f"own-{hashlib.sha256(packed).hexdigest()[:12]}"
-    note = f"The weights are rounded to half precision, by at most {rounding:.1g} of a tensor’s largest."
+    note = f"Weights are rounded to half precision, by at most {rounding:.1g} of the largest in their tensor."
     told = f'<p class="zf-credit">{note}</p>' if rounding else ""
     return name, told + scripts_html({name: asset(name, packed)})
 

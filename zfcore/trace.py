@@ -270,7 +270,7 @@ class Trace:
                 graph = _Tracer().trace(model, concrete_args=flags or None)
         except Exception as error:
             raise ValueError(
-                f"{type(model).__name__} cannot be traced: {error}\n"
+                f"{type(model).__name__} cannot be traced: {str(error).rstrip('.')}.\n"
                 "torch.fx follows no Python branch or loop that depends on a tensor's values; make it depend "
                 "on constants, or give the part of the network that has none (say, model.features)"
             ) from error

@@ -55,7 +55,7 @@ FILLS = {
     "blur": "the picture, blurred",
     "noise": "noise",
 }
-RULES = {"deconvnet": "deconvnet", "gradient": "gradient", "guided": "guided backpropagation"}
+RULES = {"deconvnet": "deconvnet", "gradient": "gradient", "guided": "guided back-propagation"}
 
 #: What explorers say, in Lab and in the page; the gaps are filled by what is shown.
 WORDS = {
