@@ -468,7 +468,7 @@ def _chain(ask: _Question) -> list[fx.Node]:
     Nothing that follows them may convolve, or join branches: that would be most of the work.
     """
     network, chain, node = ask.network, [], ask.network.input
-    while len(readers := [user for user in node.users if user not in _questions(network, node)]) == 1:
+    while len(readers := node.users.keys() - _questions(network, node)) == 1:
         (node,) = readers
         if len(node.all_input_nodes) != 1 or not _is_carried(network.operations[node]):
             break
